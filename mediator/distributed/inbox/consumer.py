@@ -96,7 +96,7 @@ class EventConsumer:
         now: Returns the time in seconds since the epoch.
 
     Raises:
-        SettingError: A setting is invalid, or the inbox forgets events that the stream still holds.
+        SettingError: A setting is invalid, or the inbox would forget events that the stream still holds.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class EventConsumer:
         Raises:
             ParkedEventNotFoundError: The event is no longer parked.
             ParkedEventBlockedError: An earlier event of its key is parked.
-            EventNotDecodableError: The event still cannot be read, or nothing here handles its type.
+            EventNotDecodableError: The event still cannot be read, or no handler in this application handles its type.
             Exception: A handler or the database failed. The event stays parked.
         """
         parking = self.parking
@@ -253,8 +253,9 @@ class EventConsumer:
     async def _hand_back_stuck(self, queue: FairQueue[Delivery], longest: int) -> None:
         """Hand back deliveries that wait behind hanging handlers, so that events of other types are delivered here.
 
-        The inbox first records that the event was not started here. Without this record, the redelivered event would
-        look as if it had killed this process. An event that may have killed a process before is not handed back.
+        Before a delivery goes back, the inbox records that its event was not started. Without this record, the
+        redelivered event would look like an event that killed this process. Events that were started before are not
+        handed back.
         """
         while True:
             await asyncio.sleep(_STUCK_CHECK_SECONDS)
@@ -267,7 +268,7 @@ class EventConsumer:
                         break
 
     async def _hand_back(self, delivery: Delivery) -> bool:
-        """Hand back a delivery that was not started; return false if the inbox cannot record this."""
+        """Hand back a delivery that was not started; return false if the inbox cannot record the handing back."""
         identity = identity_of(self.group, delivery)
         try:
             await self._inbox.take_back(identity.consumer, identity.source, identity.event_id)
@@ -282,9 +283,9 @@ class EventConsumer:
         return True
 
     def _may_go_back(self, delivery: Delivery) -> bool:
-        """Return whether the event was never started.
+        """Return whether it is certain that the event was never started.
 
-        This is certain for the first delivery, and if this process handed back the previous delivery.
+        No event is started before its first delivery, or in a delivery that this process handed back.
         """
         before = self._handed_back.get((delivery.subject, delivery.sequence), 0)
         return delivery.attempt == before + 1

@@ -42,7 +42,7 @@ class HandlingParts:
 
 
 class Handling:
-    """Runs the handlers of one event once. Each start needs a new object.
+    """Runs the handlers of one event once. Each start of the handlers needs a new `Handling`.
 
     Attributes:
         outcome: The outcome of the transaction, even when `run` raises an error.

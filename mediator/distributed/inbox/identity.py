@@ -16,8 +16,8 @@ class EventIdentity:
     Attributes:
         source: The source of the event; empty when the message cannot be read.
         event_id: The id of the event, or a substitute for it.
-        former_id: The substitute for a missing id that was used before version 2 of the tables; `None` for an event
-            with an id.
+        former_id: For an event without an id, the substitute id used before version 2 of the tables; `None` for an
+            event with an id.
     """
 
     consumer: str
@@ -30,8 +30,8 @@ def identity_of(consumer: str, delivery: Delivery) -> EventIdentity:
     """Return the identity of a delivery. An unreadable message is identified by its place, time and content.
 
     The id of an unreadable message is not used, even when the id itself can be read. A faulty producer may give several
-    messages the same id, and each message has to be kept. A readable event that the producer later sends under this id
-    must not look as if it had taken effect already.
+    messages the same id, and each message has to be kept. If the producer later sends a readable event under this id,
+    that event must not be taken for a duplicate.
 
     The place consists of the subject and the sequence. The time is needed in addition, because a stream that is deleted
     and created again numbers its messages from 1 again.

@@ -46,7 +46,7 @@ class DatabaseOutage:
     """Waits until the database is available and its outbox has room.
 
     The pauses between two checks of the inbox's database come from `backoff`, and the pauses until a full outbox is
-    tried again come from `room`. Begin and end of an outage are logged once, not for each worker that waits.
+    tried again come from `room`. The begin and the end of an outage are logged once, not for each waiting worker.
     """
 
     def __init__(self, inbox: Inbox, backoff: Backoff, room: Backoff, log: Logger) -> None:
@@ -67,9 +67,8 @@ class DatabaseOutage:
 
         Return true when the event may be tried again, and false when the consumer is stopped.
 
-        `losses` is the number of outages that the same event has met. If this is the second or a later outage, and the
-        database cannot store data, the first check comes after a pause. The event may need more disk space than is
-        left, and other events may free space in the meantime.
+        `losses` is the number of outages that the event has met. From the second outage on, a database that cannot
+        store data is first checked after a pause. During this pause, other events may free disk space.
         """
         if is_backlog(error):
             if not self._is_full:

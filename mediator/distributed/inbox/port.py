@@ -1,4 +1,4 @@
-"""Inbox: the port to the record of the events that took effect, and of how often their handlers were started."""
+"""Inbox: the port that records which events took effect, and how often the handlers of events were started."""
 
 import enum
 from abc import ABC, abstractmethod
@@ -66,7 +66,7 @@ def refusal(starts: int, last: LastStart, limit: int, *, alone: bool) -> Start |
 
 
 class Inbox(ABC):
-    """Remembers that an event took effect, in the transaction of the effect itself.
+    """Records each event in the same transaction in which the event takes effect.
 
     Attributes:
         keep_seconds: How long the inbox remembers an event, in seconds.
@@ -105,9 +105,9 @@ class Inbox(ABC):
         """Count a start of the handlers of a redelivered event, in a separate transaction.
 
         The first start of an event is not counted, to save every event a transaction. So an event without a count is
-        treated as if it had been started once, while other events were being handled. Whatever the limit, an event is
-        `exhausted` only when no other event was being handled during its last start, and it is not known how that start
-        ended.
+        treated as if it had been started once, while other events were being handled. Even at the limit, an event is
+        `exhausted` only if no other event was being handled during its last start, and if it is not known how that
+        start ended.
 
         Args:
             consumer: The name of the consumer.
@@ -122,7 +122,7 @@ class Inbox(ABC):
     async def end(self, consumer: str, source: str, event_id: str, attempt: int, /) -> None:
         """Record that the last start failed, in a separate transaction.
 
-        `attempt` is the number of that start, which is stored if the event has no count yet.
+        `attempt` is the number of that start. If the event has no count yet, `attempt` becomes the count.
         """
 
     @abstractmethod

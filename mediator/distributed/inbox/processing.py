@@ -40,13 +40,13 @@ An event that kills its process usually does so within this time.
 """
 
 _CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
-"""Reasons that a publisher can cause at will. Their log lines are rate-limited, but every event is parked."""
+"""A publisher can cause these reasons at will. So their log lines are rate-limited; every event is still parked."""
 
 _WITHOUT_LIMIT = 2**31 - 2
 _LOSSES = 3
-"""Handlers count as failed after they have lost the connection this many times while the database answers."""
+"""After handlers have lost the connection this many times although the database answers, they count as failed."""
 _FULL_LOSSES = 10
-"""When a database with some space left has lacked space for an event this many times, the event counts as failed.
+"""An event counts as failed after it needed more space than the database had left this many times.
 
 All these tries together take half a minute.
 """
@@ -86,14 +86,14 @@ class ProcessingParts:
 
 
 class Attempt:
-    """Counts one start of a redelivered event. The start at its first delivery is not counted, to save a transaction.
+    """Counts one start of a redelivered event. The start at a first delivery is not counted, to save a transaction.
 
     A suspect is handled alone, and its start is counted only when no other event is being handled. If the process dies
     again, no other event can be the cause.
 
     Attributes:
         guard: Acquires the lock of this process for the event, and releases the lock when the delivery is settled.
-        start: The counted start; `None` before it is counted.
+        start: The counted start; `None` before the start is counted.
     """
 
     def __init__(self, parts: ProcessingParts, identity: EventIdentity, stopping: asyncio.Event) -> None:
@@ -106,11 +106,11 @@ class Attempt:
 
     @property
     def number(self) -> int:
-        """The number of this start, from 1; 0 before it is counted."""
+        """The number of this start, from 1; 0 before the start is counted."""
         return self.start.attempt if self.start is not None else 0
 
     async def begin(self, *, first: bool) -> Start | None:
-        """Wait for the lock and return the start, which is counted once; `None` if the consumer is stopped first."""
+        """Wait for the lock, count the start once, and return the start; `None` if the consumer is stopped first."""
         if self.start is not None:
             return self.start if await self.guard.reacquire(self.number) else None
         if await self.guard.shared():
@@ -121,8 +121,8 @@ class Attempt:
     async def joined(self) -> AsyncGenerator[None, None]:
         """Let other events be handled concurrently with a suspect after the body has run for `_ALONE_SECONDS`.
 
-        Before that, the start of the suspect is recorded as ended. In its last allowed start a suspect stays alone, so
-        that the suspect is known to be the cause if the process dies.
+        Just before other events join, the start of the suspect is recorded as ended. In its last allowed start a
+        suspect stays alone, so that the suspect is known to be the cause if the process dies.
         """
         if not self.guard.is_exclusive or self.number >= self._limit:
             yield
@@ -170,7 +170,7 @@ class Attempt:
 
 
 class _OutageError(Exception):
-    """Carries an error that has shown an outage of the database to the code that waits for the end of the outage."""
+    """Tells the code that waits for the end of an outage which error has shown the outage."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -250,8 +250,8 @@ class Processing:
     async def _is_known_by_its_former_id(self) -> bool:
         """Return whether the event was recorded under the id that it had before version 2 of the tables.
 
-        A record that is older than the stored event does not count, because it is the record of another event, which
-        had the same subject and sequence in a deleted stream.
+        A record that is older than this event does not count. Such a record belongs to an event that had the same
+        subject and sequence in a stream that was deleted.
         """
         known, delivery = self._identity, self._delivery
         if known.former_id is None:
@@ -279,7 +279,7 @@ class Processing:
         return self._put_back(error, pause, log=self._parts.limited_log.warning)
 
     def _is_of_its_subject(self, wire: str) -> bool:
-        """Return whether the type is a version of the event type in the subject. A later release may handle the type."""
+        """Return whether the subject has the event type, as `events.orders.placed.7` has that of `orders.placed.v2`."""
         try:
             event_type, _ = split_wire_type(wire)
         except ValueError:
@@ -329,7 +329,7 @@ class Processing:
         return await self._try_again(error, self._parts.retries.delay(attempt, self._parts.rng))
 
     def _leave_full_outbox(self) -> None:
-        """End the wait for a full outbox, if the outbox was full at an earlier try of the event and not at this try."""
+        """If the outbox was full at an earlier try of the event, record that the outbox has room again."""
         if self._met_full_outbox:
             self._met_full_outbox = False
             self._parts.outage.note_outbox_space()
@@ -346,7 +346,7 @@ class Processing:
     async def _is_outage(self, error: BaseException) -> bool:
         """Return whether an error was caused by the database or its outbox, and not by the handlers.
 
-        If the handlers lose the connection each time, the handlers count as the cause.
+        Handlers that lose the connection several times although the database answers count as the cause.
         """
         if is_backlog(error):
             self._met_full_outbox = True
@@ -365,7 +365,7 @@ class Processing:
         return {"error": type(failure).__name__, "reason": text_of(failure), "event_id": self._identity.event_id}
 
     def _log_failure(self) -> None:
-        """Log the error of the handlers before the wait for the database, during which the process may end."""
+        """Log the error of the handlers now, because the process may end while it waits for the database."""
         error, self._unlogged = self._unlogged, None
         if error is not None:
             self._parts.log.error(

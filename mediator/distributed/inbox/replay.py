@@ -155,8 +155,8 @@ class _Run:
 
     Attributes:
         done: The numbers of the events that were yielded.
-        stopped: For each ordering key whose replay has stopped, the number of the event that stopped it.
-        ready: The ordering keys that would be tried in a dry run.
+        stopped: For each ordering key whose replay has stopped, the number of the event that stopped the replay.
+        ready: In a dry run, the ordering keys whose events would be tried.
     """
 
     done: set[int] = field(default_factory=set[int])

@@ -11,7 +11,7 @@ from mediator.settings import check_counts, is_pause
 DELAYS = (0.0, 1.0, 5.0, 30.0, 120.0, 600.0, 600.0)
 """The pause after each failure of an event without order, in seconds."""
 ORDERED_DELAYS = (0.0, 1.0, 3.0)
-"""The pause after each failure of an event with `ordering="key"`, in seconds. The event's partition waits."""
+"""The pauses of an event with `ordering="key"`, in seconds. During each pause the event's partition waits."""
 LONGEST_ORDERED = 5.0
 """The largest allowed sum of the pauses of an event with `ordering="key"`, in seconds."""
 _JITTER = 0.2

@@ -20,7 +20,7 @@ class SharedLock:
 
     A suspect waits until the running handlers have ended, and newcomers wait for the suspect. When the suspect has
     ended, all waiting newcomers run before the next suspect. Among the waiting suspects, the suspect with the fewest
-    starts runs first. So the innocent suspects take effect before the event that kills the process is handled again.
+    starts runs first. So the harmless suspects take effect before the event that kills the process is handled again.
 
     A handler that never ends would make suspects and newcomers wait without end. Therefore newcomers wait for suspects
     at most `patience` seconds. After that, newcomers may start for as many seconds although suspects wait.
@@ -109,9 +109,9 @@ class SharedLock:
 
 
 class Guard:
-    """Acquires a shared lock for one event. Leaving the `with` block of the guard releases the lock.
+    """Acquires a `SharedLock` for one delivery. Leaving the `with` block of the guard releases the lock.
 
-    Once the event `stopping` is set, all waits of the guard end. `is_exclusive` is true if the guard holds or requests
+    Once `stopping` is set, all waits of the guard end. `is_exclusive` is true if the guard holds or requests
     the exclusive lock.
     """
 
@@ -132,14 +132,14 @@ class Guard:
         self._release()
 
     async def shared(self) -> bool:
-        """Wait for the shared lock, unless the guard holds the lock already; return false when stopping."""
+        """Wait for the shared lock, unless the guard holds a lock already; return false if `stopping` is set first."""
         if self._holds:
             return True
         self.is_exclusive = False  # the guard may have released the exclusive lock
         return await self._wait(self._lock.request_shared())
 
     async def exclusive(self, starts: int) -> bool:
-        """Release a held lock, and wait for the exclusive lock; return false when stopping."""
+        """Release a held lock, and wait for the exclusive lock; return false if `stopping` is set first."""
         self._release()
         self.is_exclusive = True
         return await self._wait(self._lock.request_exclusive(starts))
@@ -151,13 +151,13 @@ class Guard:
             self._lock.downgrade()
 
     def release(self) -> None:
-        """Release the lock during a wait. `reacquire` acquires it again."""
+        """Release the lock during a wait. `reacquire` acquires the lock again."""
         if self._holds:
             self._holds = False
             self._lock.release(alone=self.is_exclusive)
 
     async def reacquire(self, starts: int) -> bool:
-        """Wait for the kind of lock that was held before `release`; return false when stopping."""
+        """Wait for the kind of lock that was held before `release`; return false if `stopping` is set first."""
         if self._holds:
             return True
         return await (self.exclusive(starts) if self.is_exclusive else self.shared())
@@ -186,8 +186,8 @@ _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedLock] = WeakKeyDictio
 
 
 def shared_lock_here() -> SharedLock:
-    """Return the lock of all consumers on the running event loop.
+    """Return the one lock that all consumers on the running event loop share.
 
-    All these consumers share one lock, because they die together. Event loops in other threads have their own locks.
+    An event that kills the process stops all consumers. Event loops in other threads have their own locks.
     """
     return _locks.setdefault(asyncio.get_running_loop(), SharedLock())

@@ -18,8 +18,8 @@ class UnreadableMessage:
     `identity_of` explains why the id of the message is not used.
 
     Attributes:
-        type: Its wire type; empty when it cannot be read.
-        partitionkey: Its key; `None` when it has no readable key.
+        type: The wire type of the message; empty when the type cannot be read.
+        partitionkey: The partition key of the message; `None` when no key can be read.
     """
 
     type: str = ""
@@ -47,13 +47,12 @@ class Delivery(ABC):
             message could be read.
         unreadable: The readable parts of a message that is not a valid event. In an ordered group, later events of its
             key wait for the message.
-        former_id: For an event without an id, the substitute id before version 2 of the tables, without the time of
-            storing; `None` for an event with an id.
+        former_id: For an event without an id, the substitute id used before version 2 of the tables; else `None`.
         attempt: The number of this delivery of the event, from 1.
-        subject: The subject on which it was published: `<prefix>.<event type>.<partition>`.
-        sequence: Its sequence in the stream.
-        partition: The number of the partition in which it was published; `None` when the subject names no partition.
-        stored_at: When the broker stored it, timezone-aware.
+        subject: The subject on which the event was published: `<prefix>.<event type>.<partition>`.
+        sequence: The sequence of the event in the stream.
+        partition: The number of the partition in which the event was published; `None` when the subject has none.
+        stored_at: When the broker stored the event, timezone-aware.
         headers: The headers as received, also of a message that is no CloudEvent.
         data: The body as received, in bytes.
     """
@@ -92,7 +91,7 @@ class Deliveries(ABC):
 
     @abstractmethod
     async def next(self) -> Delivery:
-        """Wait for the next delivery, also in outages of the broker, and return it. Cancelling loses no delivery."""
+        """Wait for a delivery, also in outages of the broker, and return the delivery. Cancelling loses no delivery."""
 
 
 class EventSubscription(ABC):
@@ -110,7 +109,7 @@ class EventSubscription(ABC):
     max_age: float | None = None
 
     def use_application(self, application: str | None, /) -> None:  # noqa: B027  # not every broker knows the owner
-        """Set the name of this application, unless it is set already. No other application may use the group."""
+        """Set the name of this application, unless the name is set already. No other application may use the group."""
 
     @abstractmethod
     def read(self, headers: Mapping[str, str], data: bytes, /, *, fallback_id: str, stored_at: datetime) -> CloudEvent:
