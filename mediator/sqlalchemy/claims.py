@@ -1,4 +1,4 @@
-"""Claims: how a relay claims events, so that no other relay publishes them at the same time."""
+"""Claims: how a relay claims events, so that no other relay publishes the same events at the same time."""
 
 import time
 from abc import ABC, abstractmethod
@@ -28,7 +28,7 @@ BUSY_PAUSE = 0.05
 class Claims(ABC):
     """Claims events for one relay. No other relay can claim these events until the `claim` block ends.
 
-    If `archives` is true, published events are moved to the archive. If `archives` is false, they are deleted.
+    If `archives` is true, published events are moved to the archive. If `archives` is false, the events are deleted.
     """
 
     def __init__(self, database: Database, clock: DatabaseClock, *, archives: bool) -> None:
@@ -43,7 +43,8 @@ class Claims(ABC):
 class ClaimedBatch(OutboxBatch):
     """Events that stay claimed until the `claim` block ends.
 
-    `writing` opens the transaction in which `settle` and `park` change the tables.
+    `writing` opens the transaction of `settle` and `park`. While more events wait, the next claim follows after
+    `look_again` seconds. When no more events wait, `look_again` is `None`.
     """
 
     def __init__(
@@ -96,10 +97,7 @@ class ClaimedBatch(OutboxBatch):
 
 
 class RelayFileClaims(Claims):
-    """Claims events of an SQLite database for the one relay that holds the relay lock file.
-
-    A relay without the lock file claims no events.
-    """
+    """Claims events of an SQLite database, but only while the relay has locked the file `<database>.relay`."""
 
     def __init__(self, database: SqliteDatabase, clock: DatabaseClock, *, archives: bool) -> None:
         super().__init__(database, clock, archives=archives)
@@ -152,9 +150,9 @@ class BucketClaims(Claims):
     Each event belongs to one of 64 buckets, by the hash of its partition key. A relay locks rows in the table of
     buckets, and claims only events of the buckets that it has locked. When a relay finds a bucket locked, it assumes
     for some seconds that other relays are active. When a relay finds every bucket locked, it waits for the lock of one
-    bucket, until the relay that holds this lock ends its claim. The relay that held the lock finds the bucket locked at
-    its next claim, and learns that it is not alone. The server ends the transaction of a relay that executes no
-    statement for `frozen_seconds`.
+    bucket, until the relay that holds this lock ends its claim. At its next claim, the relay that held the lock finds
+    the bucket locked, and leaves some buckets to other relays. The server ends the transaction of a relay that executes
+    no statement for `frozen_seconds`.
     """
 
     def __init__(
@@ -243,7 +241,7 @@ class BucketClaims(Claims):
         return rows, None if len(held) == BUCKETS else BUSY_PAUSE
 
     async def _lock(self, connection: AsyncConnection, wanted: int) -> set[int]:
-        """Lock up to `wanted` free buckets, and return their numbers. When other relays hold all buckets, wait for one.
+        """Lock up to `wanted` free buckets, and return their numbers. When no bucket is free, wait for one bucket.
 
         The next call starts `wanted` buckets later, so that a relay that locks only some buckets publishes the events
         of all buckets in turn.

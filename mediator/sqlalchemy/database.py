@@ -52,7 +52,7 @@ class Database(ABC):
         dialect: "sqlite" or "postgresql".
         engine: The application's engine.
         reader: An engine on the same pool, for transactions that read.
-        writer: An engine on the same pool, for transactions that write. Use it only while holding the writer lock.
+        writer: An engine on the same pool, for transactions that write. Hold the writer lock while using this engine.
         snapshot: The isolation level at which all statements of a transaction see the same state; `None` when every
             level has this property.
         application: The name of the application, which is the source of stored events; `None` until an outbox on this
@@ -266,9 +266,9 @@ def redacted(url: URL) -> str:
 
 
 def _after_the_password(url: URL) -> URL:
-    """Return a URL without its password, for a password with a / or a ? that is not percent-encoded.
+    """Return a URL without its password, even if `p@a/b` is the password in `postgresql://user:p@a/b@host/db`.
 
-    The result has the driver and the part after the last @, or only the driver when this part cannot be parsed.
+    The result keeps only the driver and the part after the last @, or only the driver when this part is not valid.
     """
     _, separator, place = (url.database or "").rpartition("@")
     try:
@@ -296,8 +296,8 @@ class DatabaseClock:
     """The clock of the PostgreSQL server, or of the machine on which an SQLite file is used.
 
     All times that are stored or compared come from this clock, never from the clock of a process. If the clocks of two
-    processes differed, one process could delete rows that the other process has just written. For tests, `offset`
-    returns seconds to add to the time of the database; it is called for each statement.
+    processes differed, one process could delete rows that the other process has just written. For tests, `offset` is
+    called for each statement and returns seconds to add to the time of the database.
     """
 
     def __init__(self, dialect: str, offset: Callable[[], float] | None = None) -> None:

@@ -1,10 +1,10 @@
 """DetachedObjects: tracks objects that a session loaded in earlier transactions, and refreshes them before a write.
 
 When a transaction begins, the session detaches all its objects. A query or `session.get()` then returns a new object
-with the values in the database, and the old object stays readable. The session attaches an old object again and
-refreshes it when the old object is changed or deleted, or when a new object refers to it. The refresh compares the row
-of a changed or deleted object with the values that the object was loaded with. If the values differ, another
-transaction has written the row, and a `StaleObjectError` is raised.
+with the values in the database, and the old object stays readable. When an old object is changed or deleted, or when a
+new object refers to an old object, the session attaches and refreshes the old object. The refresh compares the row of a
+changed or deleted object with the values that the object was loaded with. If the values differ, another transaction has
+written the row, and a `StaleObjectError` is raised.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -84,7 +84,7 @@ class _Change:
 class DetachedObjects:
     """The objects that a session detached when a transaction began.
 
-    `letting_go` is true while this class detaches objects. Aggregates that it detaches are not released.
+    `letting_go` is true while this class detaches objects. The unit of work then keeps tracking detached aggregates.
     """
 
     def __init__(self, session: Session) -> None:
@@ -282,8 +282,8 @@ class DetachedObjects:
         now = state.dict.get(key)
         if before is now or kind.compare_values(before, now):
             return True
-        # A value may be read in another form than was written. SQLite, for example, drops the zone of a time.
-        # Both forms give the same parameter for the driver.
+        # A value may be read in a form that differs from the written form. SQLite, for example, drops the zone of a
+        # time. The read form and the written form give the same parameter for the driver.
         dialect = self._session.get_bind().dialect
         process = kind.dialect_impl(dialect).bind_processor(dialect)
         return process is not None and bool(process(before) == process(now))
@@ -299,7 +299,7 @@ def _columns(mapper: Mapper[Any]) -> list[str]:
 
 
 def _is_read(attribute: ColumnProperty[Any] | RelationshipProperty[Any]) -> bool:
-    """Return whether `Session.refresh` loads an attribute when it is called with the attribute's name."""
+    """Return whether `Session.refresh(entity, [name])` loads the attribute with this name."""
     if isinstance(attribute, RelationshipProperty):
         return attribute.lazy not in _NOT_READ
     return isinstance(attribute.columns[0], Column) or ("query_expression", True) not in attribute.strategy_key

@@ -137,8 +137,8 @@ async def open_engine(
             the server.
         options: Options of SQLAlchemy's `create_async_engine`. By default, `pool_size` is 10 and `max_overflow` is 10.
             `hide_parameters` is true by default, so that errors and logs show statements without their values.
-            `connect_args` are added to the connection arguments of this library, and take precedence. In their
-            `server_settings`, the value `None` removes a setting of this library. A function as `password` is called
+            `connect_args` are added to the connection arguments of this library, and take precedence. The value `None`
+            in `connect_args["server_settings"]` removes a setting of this library. A function as `password` is called
             for each connection.
 
     The URL of the engine has no password, and tracebacks with local variables do not show the password. For a
@@ -147,8 +147,8 @@ async def open_engine(
     Raises:
         SettingError: A timeout is not a usable number of seconds.
         DatabaseUnavailableError: The database cannot be opened: its folder is missing, the file is not a database,
-            access is not permitted, the server does not answer, the URL or an option in it cannot be read, or texts are
-            not stored as UTF-8. The error shows the hosts, but no password.
+            access is not permitted, the server does not answer, the URL or one of its options cannot be read, or texts
+            are not stored as UTF-8. The error shows the hosts, but no password.
     """
     given = Secret((url, options.pop("connect_args", {})))
     del url  # a traceback that shows local variables would show the password in the URL

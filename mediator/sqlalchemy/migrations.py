@@ -160,7 +160,7 @@ def schema_statements(dialect: Dialect | str, *, from_version: int = 0, applicat
     In a migration of your own: `for statement in schema_statements("postgresql"): op.execute(statement)`.
 
     Args:
-        dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it (`engine.dialect`).
+        dialect: "sqlite", "postgresql", or SQLAlchemy's object for the dialect (`engine.dialect`).
         from_version: The version of the existing tables; 0 when there are no tables.
         application: The name of the application under which the events in the tables were published; required to
             upgrade from version 1.
@@ -177,9 +177,9 @@ def schema_rows(dialect: Dialect | str, *, application: str | None = None) -> li
     Without these rows, no event is published. Executing the statements again changes nothing.
 
     Args:
-        dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it (`engine.dialect`).
+        dialect: "sqlite", "postgresql", or SQLAlchemy's object for the dialect (`engine.dialect`).
         application: The name of the application under which the events in the tables were published. The name becomes
-            the source of stored events without a source. A migration of your own to version 2 must give it.
+            the source of stored events without a source. Your own migration to version 2 must give the name.
 
     Raises:
         SettingError: The dialect is unknown, or the name of the application is not valid.

@@ -67,7 +67,7 @@ class SqlAlchemyOutboxContents(OutboxContents):
         return OutboxCount(int(row.events), None if row.oldest is None else round(row.oldest, 3))
 
     async def get(self, event_id: str, /) -> tuple[OutboxRecord, CloudEvent]:
-        for table in (outbox, archive):  # outbox first, so that no event that moves to the archive is missed
+        for table in (outbox, archive):  # outbox first: an event that moves meanwhile is found in the archive
             payload = (table.c.content_type, table.c.extensions, table.c.data)
             wanted = select(*_columns(table), *payload).where(is_one_of_texts(table.c.id, (event_id,)))
             for row in await self._rows(wanted.order_by(table.c.sequence).limit(1)):
@@ -154,8 +154,8 @@ class SqlAlchemyOutbox(Outbox):
 
     Args:
         engine: From `open_engine`.
-        archive_seconds: How long published events are kept, in seconds, so that they can be published again to a broker
-            that lost them; 72 hours by default. 0 keeps no events.
+        archive_seconds: How long published events are kept, in seconds; 72 hours by default. Kept events can be
+            published again to a broker that lost its data. 0 keeps no events.
         doorbell: A signal between processes. After this process commits events, the doorbell wakes the relays of other
             processes; after another process commits events, the doorbell wakes the relay of this process.
         frozen_seconds: Seconds after which PostgreSQL ends the claim of a relay whose process is frozen. Use more than

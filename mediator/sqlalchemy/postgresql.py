@@ -63,7 +63,7 @@ class Connecting:
         return hiding([*values, *(options if is_password_split else ())])(text)
 
     def through(self, connect: Connect) -> "Connecting":
-        """Return a copy that opens connections with `connect`, unless this object has its own function for that."""
+        """Return a copy that opens connections with `connect`, unless this object was created with a function."""
         return Connecting(self._arguments, self._connect or connect)
 
 
@@ -169,8 +169,8 @@ class PostgresqlDatabase(Database):
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
         """Translate errors of the server and of the connection to the server.
 
-        An error of COMMIT or ROLLBACK is translated only when the server reports a fault of its own, after which the
-        server has rolled back. After another error of COMMIT or ROLLBACK, the outcome must be determined first.
+        An error of COMMIT or ROLLBACK is translated only when the server reports a fault of its own, such as a full
+        disk: the server has then rolled back. After all other errors of COMMIT, the outcome is not known yet.
         """
         error = context.original_exception
         if context.connection is None:
@@ -223,7 +223,7 @@ class PostgresqlDatabase(Database):
         options.update({**safe, _CREATOR: connecting})
         try:
             return dialect.connect(*arguments, **options)
-        except Exception as error:  # of the network or the driver, for example a TypeError for an unknown option
+        except Exception as error:  # from the network or the driver, for example a TypeError for an unknown option
             reason = connecting.hide(str(error))
             if reason == str(error):
                 raise DatabaseUnavailableError(self.name, reason or "no answer in time") from error
@@ -337,10 +337,10 @@ def sqlstate_of(error: BaseException | None) -> str | None:
 
 
 def _is_inner(mode: str | None) -> bool:
-    """Return whether an outer transaction waits for the transaction of this connection to end.
+    """Return whether an outer transaction waits until the transaction of a connection ends.
 
-    The outer transaction is the transaction of an enclosing dispatch, or the transaction of a handler that has opened
-    this connection itself.
+    The outer transaction belongs to an enclosing dispatch, or (for `mode=None`) to the dispatch whose handler has
+    opened the connection itself.
     """
     frame = current_frame()
     own = frame.scope if frame is not None and mode is not None else None

@@ -108,7 +108,7 @@ archive: Table = Table(
     _source(),
     Index("mediator_outbox_archive_by_time", "archived_at"),
 )
-"""Events that the broker has stored. They are kept for some time, to be republished to a broker that lost its data."""
+"""Events that the broker has stored, kept for some time so that a broker that lost its data can get the events again."""
 
 inbox: Table = Table(
     "mediator_inbox",
@@ -117,7 +117,7 @@ inbox: Table = Table(
     Column("received_at", Float, nullable=False),
     Index("mediator_inbox_by_time", "received_at"),
 )
-"""Incoming events that have taken effect in this database, or are parked in it."""
+"""Incoming events that have taken effect in this database, or are parked in this database."""
 
 attempts: Table = Table(
     "mediator_attempts",
@@ -175,7 +175,7 @@ idempotency: Table = Table(
 buckets: Table = Table(
     "mediator_relay_buckets", metadata, Column("bucket", Integer, primary_key=True, autoincrement=False)
 )
-"""One row for each bucket of partition keys. Relays lock these rows on PostgreSQL."""
+"""One row for each bucket (a group of partition keys). On PostgreSQL, a relay locks rows to claim the buckets' events."""
 
 versions: Table = Table(
     "mediator_schema",

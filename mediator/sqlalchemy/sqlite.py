@@ -112,7 +112,7 @@ class SqliteDatabase(Database):
     async def relaying(self) -> AsyncGenerator[bool, None]:
         """Try to lock the file `<database>.relay`, and yield whether this relay holds the lock.
 
-        Only one relay at a time can hold the lock. This relay keeps no transaction open while it publishes.
+        Only one relay at a time can hold the lock. A relay with the lock keeps no transaction open while it publishes.
         """
         self.owner.check()
         lock = FileLock(self._relay_lock_file, thread_local=False)
@@ -244,17 +244,17 @@ def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
     except BaseException:
-        connection.close()  # the pool would not close it, and the driver's thread would outlive the event loop
+        connection.close()  # else the pool never closes it, and the driver's thread outlives the event loop
         raise
 
 
 def _refuse_ended_transaction(connection: Connection) -> None:
     """Raise a `NoUnitOfWorkError` for a statement after the end of a writing transaction.
 
-    Without this error, SQLite would commit the statement at once. A statement can follow the end for two reasons. A
-    task that was not awaited may run longer than its transaction. SQLite itself ends a transaction after `ON CONFLICT
-    ROLLBACK`, a full disk or an I/O error (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A
-    Transaction").
+    Without this error, SQLite would commit the statement at once. A statement can follow the end of its transaction for
+    two reasons: a task that was not awaited runs longer than the transaction, or SQLite itself has ended the
+    transaction after `ON CONFLICT ROLLBACK`, a full disk or an I/O error
+    (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction").
     """
     if mode_of(connection) == "write":
         driver_connection: Any = connection.connection.driver_connection

@@ -57,7 +57,7 @@ def is_one_of_texts(column: ColumnElement[Any], values: Collection[str]) -> Colu
 
 
 def is_one_of_numbers(column: ColumnElement[Any], values: Collection[int]) -> ColumnElement[bool]:
-    """Match the rows in which a column equals one of the given numbers. Numbers that do not fit are ignored."""
+    """Match the rows in which a column equals one of the given numbers. Negative and too large numbers are ignored."""
     return column.in_([value for value in values if is_number(value)])
 
 
@@ -79,7 +79,7 @@ def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> 
 
 
 async def delete_some(connection: AsyncConnection, table: Table, condition: ColumnElement[bool], limit: int) -> int:
-    """Delete at most `limit` rows that match the condition, and return how many were deleted."""
+    """Delete at most `limit` rows that match the condition, and return the number of deleted rows."""
     key = tuple_(*table.primary_key)
     chosen = select(*table.primary_key).where(condition).limit(limit)
     return (await connection.execute(delete(table).where(key.in_(chosen)))).rowcount
@@ -134,7 +134,7 @@ def _keeping(insert: Any, moved: FromClause, now: ColumnElement[float], *chosen:
 
 
 async def delete_sent(connection: AsyncConnection, sequences: Collection[int]) -> int:
-    """Delete published events without archiving them, and return how many were deleted."""
+    """Delete published events without archiving the events, and return the number of deleted events."""
     chosen = among(outbox.c.sequence, sequences, connection.dialect.name)
     return (await connection.execute(delete(outbox).where(chosen))).rowcount
 
@@ -189,13 +189,13 @@ async def _erase_at_once(
 
 
 async def cancel(connection: AsyncConnection, event_id: str) -> bool:
-    """Delete an event if it is still delayed, and return whether it was deleted."""
+    """Delete an event if the event is still delayed, and return whether the event was deleted."""
     delayed = (outbox.c.id == event_id) & outbox.c.deliver_at.is_not(None)
     return bool((await connection.execute(delete(outbox).where(delayed))).rowcount)
 
 
 def first_due() -> ScalarSelect[Any]:
-    """Return a subquery for the time at which the first delayed event is due; NULL when there is none.
+    """Return a subquery for the time at which the first delayed event is due; NULL when no event is delayed.
 
     SQLite uses the partial index only when the statement repeats the condition of the index.
     """
@@ -231,7 +231,7 @@ def is_something_unnamed() -> ColumnElement[bool]:
 
 
 async def name_events(connection: AsyncConnection, application: str) -> bool:
-    """Set the source of at most 5,000 events without a source, and return whether further events may lack it.
+    """Set the source of at most 5,000 events without a source; return whether more events may be without a source.
 
     Events that a running transaction is cancelling are skipped.
     """

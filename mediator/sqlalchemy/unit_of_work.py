@@ -208,11 +208,11 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return self._database.application
 
     async def prepare(self, isolation: str | None) -> None:
-        """Prepare the next transaction, at the requested level. On SQLite, each transaction is serializable.
+        """Prepare the next transaction, at the requested isolation level. On SQLite, each transaction is serializable.
 
         Raises:
-            MisuseError: The database does not support the isolation level, or the COMMIT of the last transaction is
-                not answered yet.
+            MisuseError: The database does not support the isolation level, or has not yet answered the COMMIT of the
+                last transaction.
             NoUnitOfWorkError: An object was changed outside a transaction, and is unwritten.
         """
         self._database.owner.check()

@@ -41,7 +41,7 @@ _IGNORING_SECONDS = 5.0
 
 
 class WriterLock:
-    """The writer lock of one SQLite file. It uses the lock files `<database>.writer` and `<database>.turnstile`.
+    """The writer lock of one SQLite file, made of the lock files `<database>.writer` and `<database>.turnstile`.
 
     A writer waits at most `timeout` seconds for other writers.
     """
@@ -89,7 +89,7 @@ class WriterLock:
         self._holder = holder
 
     def release(self) -> None:
-        """Release the lock. Only its holder may call this method."""
+        """Release the lock. Only the holder of the lock may call this method."""
         self._holder = None
         self._keeps_file = True
         try:
