@@ -28,7 +28,7 @@ class StreamNext(Protocol[T_co]):
 
 
 class StreamPipelineBehavior(ABC, Generic[Message_contra, T]):
-    """A behavior that wraps a whole stream, once. The type argument says which stream requests it applies to.
+    """A behavior that wraps a whole stream, once. The type argument says to which stream requests it applies.
 
     The method `handle` is an async generator:
 

@@ -1,8 +1,8 @@
-"""Watching: checks that a behavior has awaited every `call_next()` before it returns.
+"""Watching: checks that a behavior has awaited every `call_next()` before the behavior returns.
 
 Watching takes time, so a behavior is not watched if its bytecode shows that the behavior awaits each `call_next()`.
-When a watched behavior returns, the coroutines of its `call_next()` must have ended. A coroutine that has not ended
-would never run, or would continue in a closed scope.
+When a watched behavior returns, the coroutines of its `call_next()` must have ended: a coroutine that has not begun
+would never run, and a running coroutine would continue in a closed scope.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ def check_awaited(response: Any, message: object) -> None:
 
 
 def awaits_inner(behavior: Any) -> bool:
-    """Return whether the bytecode of a behavior shows that it awaits each `call_next()`."""
+    """Return whether the bytecode of a behavior shows that the behavior awaits each `call_next()`."""
     return _shows_await(getattr(_method_of(behavior), "__func__", None))
 
 
@@ -118,13 +118,13 @@ def _shows_await(function: Any) -> bool:
 
 
 def _loads(instruction: dis.Instruction, name: str) -> bool:
-    """Return whether an instruction loads the variable `name`. From Python 3.13 on, one may load two variables."""
+    """Return whether an instruction loads the variable `name`. Some instructions load two variables."""
     loaded: Any = instruction.argval
     return "LOAD" in instruction.opname and (loaded == name or (isinstance(loaded, tuple) and name in loaded))
 
 
 def _is_awaited(following: Sequence[dis.Instruction]) -> bool:
-    """Return True if `following` belongs to `await call_next()`, False if to `later = call_next()`, for example."""
+    """Return True for the instructions after `call_next` in `await call_next()`, False in `later = call_next()`."""
     for each in following:
         if each.opname == "GET_AWAITABLE":
             return True

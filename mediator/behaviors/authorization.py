@@ -14,7 +14,7 @@ from mediator.streams import StreamNext
 
 
 class Authorizer(Collaborator, Generic[Message_contra]):
-    """Decides who may send one kind of message and its subclasses.
+    """Decides who may send the messages of one class and its subclasses.
 
     An authorizer is called if the list of behaviors contains an `AuthorizationBehavior`. For stream requests the list
     needs a `StreamAuthorizationBehavior`. `validate` reports an authorizer whose behavior is missing from the list.

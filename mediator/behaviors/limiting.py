@@ -36,7 +36,7 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
     Args:
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. The context
             contains only verified values. The key of an unverified caller is wrapped in a `StrangersKey`.
-        max_wait: The longest time that a message may wait, in seconds; 0 refuses it at once.
+        max_wait: The longest time that a message may wait, in seconds; 0 refuses the message at once.
 
     Raises:
         SettingError: `max_wait` is not a finite number of at least 0.
@@ -128,7 +128,7 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
     Args:
         limit: The maximum number of messages that are handled at the same time.
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`.
-        max_wait: The longest time that a message may wait, in seconds; 0 refuses it at once.
+        max_wait: The longest time that a message may wait, in seconds; 0 refuses the message at once.
         sleep: Waits for a number of seconds.
 
     Raises:
@@ -250,7 +250,7 @@ class RateLimitBehavior(LimitBehavior[Message]):
             With 1 the messages are spread evenly.
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. A key is
             forgotten once its bucket is full again.
-        max_wait: The longest time that a message may wait, in seconds; 0 refuses it at once.
+        max_wait: The longest time that a message may wait, in seconds; 0 refuses the message at once.
         clock: Returns the monotonic time in seconds.
         sleep: Waits for a number of seconds.
 

@@ -96,7 +96,7 @@ class RequestExceptionProcessorBehavior(CollaboratorBehavior):
     rest of the pipeline runs behind a savepoint: only the work since the savepoint is rolled back, and earlier work
     stays in the transaction. Queries get a savepoint too, because a failed statement forces a rollback.
 
-    When an exception handler returns neither `Handled` nor `None`, the error gets a note, and the next one is asked.
+    When an exception handler returns neither `Handled` nor `None`, the error gets a note and the next handler is called.
     Cancellations are not handled. Behaviors that retry, or that must see every error, belong inside this behavior.
     """
 

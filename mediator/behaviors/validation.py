@@ -18,7 +18,7 @@ _PLACE = re.compile(r" - at `\$\.?([^`]*)`$")
 
 
 class Validator(Collaborator, Generic[Message_contra]):
-    """Checks one kind of message and its subclasses, if the list of behaviors has a `ValidationBehavior`.
+    """Checks the messages of one class and its subclasses, if the list of behaviors has a `ValidationBehavior`.
 
     Stream requests are checked if the list has a `StreamValidationBehavior`. A message may have any number of
     validators. Validators are found by their type argument, as handlers are.

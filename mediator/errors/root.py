@@ -28,7 +28,7 @@ class NotPickled:
 
 
 def name_of(message: object) -> str:
-    """Return a short name for use in texts: `"a text"` for itself, `"Order"` for the class `Order` and its instances."""
+    """Return a short name for use in texts: `Order` for the class `Order` or an instance of it; a text unchanged."""
     if isinstance(message, str):
         return shown(message)
     if isinstance(message, NotPickled):
