@@ -42,7 +42,7 @@ async def run_workers(container: Any, *, drain_timeout: float, relay_elsewhere: 
 
 
 class _Stop:
-    """Stops the task that created this object at the first signal.
+    """At the first signal, stops the task that created this object.
 
     A second Ctrl-C, or a stop that takes longer than `seconds`, ends the process at once.
     """

@@ -1,4 +1,4 @@
-"""Topology: `mediator topology` compares a container's streams and consumers with its brokers, and creates them."""
+"""Topology: `mediator topology` compares and creates the streams and consumers that a container needs."""
 
 import json
 import sys

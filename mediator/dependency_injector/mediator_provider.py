@@ -39,7 +39,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
     Raises:
         SettingError: `strategy` is not a strategy, or `max_depth` is not a valid number.
 
-    Calling it raises:
+    Calling the provider raises:
         ContainerError: The container is a class, not an instance.
         ContainerValidationError: A handler does not say what it handles, or an item of the list of behaviors is not a
             behavior.

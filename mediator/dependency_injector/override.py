@@ -103,7 +103,7 @@ def rewired(cls: ContainerClass) -> ContainerClass:
     `clock = providers.Factory(SlowClock, AppContainer.clock)`. The base class is not changed.
 
     `@containers.copy(AppContainer)` does not fit here, because `PooledContainer` would open two engines: `container.engine`
-    would provide one engine, and the inherited providers would use the other engine.
+    would provide one engine, and the inherited providers would use a second engine.
     """
     container: Any = cls
     bases: list[Any] = [base for base in cls.__mro__[1:] if hasattr(base, "cls_providers")]

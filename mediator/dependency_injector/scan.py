@@ -318,15 +318,15 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
     chosen.
 
     Modules are imported when the container is validated or its mediator is first resolved, not before. Calling the scan
-    returns the classes; `container.handlers[EnrollStudentHandler]` is the provider of one class, which can be
-    overridden.
+    returns the classes; `container.handlers[EnrollStudentHandler]` is the provider of one class, and this provider
+    can be overridden.
 
     Args:
-        *packages: Names of modules, and of packages, which are scanned with everything below them.
+        *packages: Names of modules and packages. A package is scanned with everything below it.
         exclude: Packages, modules and classes that are left out. Packages and modules are given as names, and are not
             imported. A class is given as an object or as a name (`"shop.students.enroll.EnrollStudentHandler"`).
 
-    Calling it or asking for a provider raises:
+    Calling the scan, or asking the scan for a provider, raises:
         ContainerError: The container is a class, not an instance; or a scanned module resolves the mediator or the scan
             while the module is being imported.
         NotFoundError: The scan has not found the class.

@@ -33,7 +33,7 @@ class Scoped(providers.Factory[T]):
         dispose: Called with the instance instead of `aclose()`; `dispose` may return an awaitable.
         **kwargs: Keyword arguments; providers among them are called.
 
-    Calling it raises:
+    Calling the provider raises:
         ScopeError: No dispatch is running.
         ScopeError: The dispatch has ended, and a task that outlived it calls the provider.
         ContainerError: The provider was called with arguments, although the instance is shared by all its users.

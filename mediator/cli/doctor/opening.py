@@ -142,7 +142,7 @@ class _InstallationReader:
     def _all(self, cls: type, workers: Iterable[Any]) -> list[Any]:
         """Return the providers of a class: those with a name, and those without a name that a worker calls."""
         named, reached = self._named(cls), self._graph.reachable(workers)
-        known = {*named, *map(kinds.effective, named)}  # a named provider and its override count as one provider
+        known = {*named, *map(kinds.effective, named)}  # a named provider and its overriding provider count once
         inside = (each for each in self._graph.calls if each in reached - known and self._gives(each, cls))
         return [*named, *inside]
 
