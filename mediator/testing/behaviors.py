@@ -87,7 +87,7 @@ async def run_behavior(
             other messages are ignored.
 
     Raises:
-        MisuseError: The behavior did not await `call_next()`, or called it with a message of another class.
+        MisuseError: The behavior did not await `call_next()`, or passed it a message of a class other than `type(message)`.
         ContainerError: The behavior does not work with one of the collaborators.
     """
     inner: list[Any] = []

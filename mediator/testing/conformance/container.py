@@ -29,7 +29,7 @@ class Connection:
 
 
 class Session:
-    """A session. Each scope has its own session. It needs the scope's connection, and is closed before the connection.
+    """A session. Each scope has one session, which needs the scope's connection and is closed before the connection.
 
     Attributes:
         connection: The connection that the session was made with.
@@ -404,7 +404,7 @@ class ContainerConformance(ConformanceSuite):
             assert journal.count("session opened") == journal.count("session closed") == 1
 
     async def test_a_nested_dispatch_in_mode_new_has_its_own_objects(self) -> None:
-        """The objects of the nested dispatch are closed at its end. The objects of the outer dispatch stay open."""
+        """When the nested dispatch ends, its objects are closed, and the objects of the outer dispatch stay open."""
         inner: list[Used] = []
         async with self.started() as (mediator, _):
 

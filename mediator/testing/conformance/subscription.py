@@ -1,4 +1,4 @@
-"""SubscriptionConformance: the promises of `EventSubscription` as test cases. A group is processes that share events."""
+"""SubscriptionConformance: the promises of `EventSubscription` as test cases. The processes of a group share events."""
 
 import asyncio
 import json

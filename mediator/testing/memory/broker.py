@@ -178,7 +178,7 @@ class InMemoryBroker:
 
         Raises:
             GroupOrderingError: The group exists with a different ordering.
-            StreamMismatchError: The group belongs to another application.
+            StreamMismatchError: The group belongs to an application other than `application`.
         """
         types = frozenset(event_types)
         if name not in self._groups:
