@@ -134,10 +134,10 @@ def from_message(
 
 
 def unreadable_from(headers: Mapping[str, str], data: bytes) -> UnreadableMessage:
-    """Return the type and the partition key of a message that is not a valid event, as far as both can be read.
+    """Return the type and the partition key of a message that is not a valid event. An unreadable value is left out.
 
-    In structured mode, both are read from the JSON document. When the document is not a JSON object, both are read from
-    the headers, where a producer may repeat the attributes.
+    In structured mode, the values are read from the JSON document. When the document is not a JSON object, the values
+    are read from the headers, where a producer may repeat the attributes.
     """
     lowered, content_type = _lowered(headers)
     members: dict[str, msgspec.Raw] | None = None

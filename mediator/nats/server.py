@@ -417,11 +417,11 @@ def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return free ports below the range from which systems choose ports for outgoing connections (on Linux, 32768).
+    """Return free ports below the range from which systems choose ports for outgoing connections.
 
-    The ports of a cluster are written to the servers' configurations before the servers listen. Before the servers
-    listen, the system could give a port of this range to another process. The search begins at a number that depends
-    on the process id, so that two processes do not choose the same ports.
+    The system could give a port in its range (on Linux, from 32768) to another process before the servers of the
+    cluster listen. The search begins at a number that depends on the process id, so that two processes do not choose
+    the same ports.
     """
     found: list[int] = []
     while len(found) < count:

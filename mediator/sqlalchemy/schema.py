@@ -34,7 +34,7 @@ from mediator.distributed.storable import (
 )
 
 metadata: MetaData = MetaData()
-"""The tables of this library; give it to Alembic as one of its `target_metadata`."""
+"""The tables of this library. Give this `MetaData` to Alembic, in the list `target_metadata`."""
 
 
 _SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows only where the type is INTEGER

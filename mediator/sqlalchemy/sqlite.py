@@ -244,7 +244,7 @@ def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
     except BaseException:
-        connection.close()  # else the pool never closes it, and the driver's thread outlives the event loop
+        connection.close()  # else the connection and the driver's thread would outlive the event loop
         raise
 
 

@@ -45,7 +45,7 @@ class Slots:
         return True
 
     def ask(self, granted: Callable[[], None]) -> None:
-        """Take a free slot and call `granted` at once. If no slot is free, `granted` is called later."""
+        """Take a free slot and call `granted`. If no slot is free, `granted` is called when a slot was given back."""
         if self.take():
             granted()
         else:

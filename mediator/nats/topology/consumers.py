@@ -196,7 +196,7 @@ def filters(config: dict[str, Any]) -> set[str]:
 
 
 async def create_consumer(api: JetStreamApi, stream: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Create a consumer, unless it has just been created elsewhere; return the broker's information about the consumer."""
+    """Create a consumer, or find it when another process was faster; return the broker's information about the consumer."""
     try:
         return await api.put_consumer(stream, wanted, "create")
     except ApiError as error:

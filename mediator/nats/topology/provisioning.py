@@ -145,7 +145,7 @@ def _joined_consumers(first: WantedConsumer, second: WantedConsumer) -> WantedCo
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The streams and consumers that exist on a broker, with the broker's information about each of them.
+    """The streams and consumers that exist on a broker, with the broker's information about each stream and consumer.
 
     Attributes:
         streams: The wanted streams that exist, by name.

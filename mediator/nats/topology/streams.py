@@ -152,7 +152,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 async def create_stream(api: JetStreamApi, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Create a stream, unless another process has just done so; return the broker's information about the stream."""
+    """Create a stream, or find it when another process was faster; return the broker's information about the stream."""
     stream = wanted["name"]
     try:
         if not (wanted["allow_atomic"] and await _stores_batches(api)):  # older servers refuse this setting
