@@ -32,7 +32,7 @@ Message = TypeVar("Message", bound=Command[Any] | Notification)
 class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
     """Runs every outermost command or notification in a transaction, and sends its events after the commit.
 
-    Commands and notifications that are dispatched inside a running transaction join it.
+    Commands and notifications that are dispatched inside a running transaction join that transaction.
 
     Without a type argument the behavior applies to commands and notifications. With several databases, derive one class
     for each database: `class BillingTransaction(DistributedUnitOfWorkBehavior[BillingCommand])`. The most specific
@@ -46,8 +46,8 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         delivery: `"outbox"` cannot lose an event. `"direct"` needs no relay, but loses events when the process crashes
             or the broker is unavailable between the commit and the broker's acknowledgement.
         isolation: The isolation level of the transaction; `None` for the database's default.
-        after_commit_timeout: The longest time that direct delivery may take, in seconds. The calls after the commit may
-            together take this time again.
+        after_commit_timeout: The longest time that direct delivery may take, in seconds. All calls after the commit
+            together may take as long again.
     """
 
     one_of: ClassVar[str | None] = "unit of work"
@@ -103,13 +103,13 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         self._after_commit_timeout = after_commit_timeout
 
     async def handle(self, message: Message, call_next: CallNext[Any], /) -> Any:
-        """Run the rest of the pipeline in a new transaction and commit it, or join the running transaction.
+        """Run the rest of the pipeline in a new transaction that is then committed, or join the running transaction.
 
-        The events of a new transaction are stored in the outbox before the commit, or delivered after it.
+        The events of a new transaction are stored in the outbox before the commit, or delivered after the commit.
 
         Raises:
             NoUnitOfWorkError: The message is a command that would join the transaction of a query.
-            RolledBackError: A dispatch that joined the transaction failed, and its caller caught the error.
+            RolledBackError: A joined dispatch failed, and the caller of that dispatch caught the error.
             CommitOutcomeUnknownError: The database's answer to COMMIT was lost.
             EventsNotPublishedError: The transaction committed, but direct delivery failed. The error carries the
                 response.
@@ -170,7 +170,7 @@ Q = TypeVar("Q", bound=Query[Any])
 
 
 class ReadOnlyTransactionBehavior(PipelineBehavior[Q, Any]):
-    """Runs every outermost query in a read-only transaction. A query inside a transaction joins it.
+    """Runs every outermost query in a read-only transaction. A query inside a transaction joins that transaction.
 
     All statements of the query, and of the messages that it sends, see the same state of the database. The database
     refuses to write. A command that would join the transaction is refused. A command with `TransactionMode.NEW` runs in

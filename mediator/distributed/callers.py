@@ -1,6 +1,6 @@
 """Caller: the verified identity for which an event or request of another application is handled.
 
-A sender could state a false tenant and false headers, so they are not trusted. An authenticator verifies the sender and
+A sender could state a false tenant or false headers, so neither is trusted. An authenticator verifies the sender and
 returns a `Caller`. Everything else that the sender states is in `MessageContext.unverified`.
 """
 

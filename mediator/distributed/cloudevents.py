@@ -18,7 +18,7 @@ TENANT = "tenant"
 LONGEST_APPLICATION = 128
 """Longest name of an application, in characters."""
 BUCKETS = 64
-"""The number of hash buckets of partition keys. It must never change, because partitions are derived from buckets."""
+"""The number of hash buckets of partition keys. It never changes, because partitions are derived from buckets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ class KeptResponse:
 
 
 class Idempotency(ABC):
-    """Stores the response of each command, in the transaction of the command itself.
+    """Stores the response of each command that has an idempotency key, in the transaction of that command.
 
     An `Idempotency` is also a worker, which deletes responses that are older than `keep_seconds`.
 
@@ -60,8 +60,8 @@ class Idempotency(ABC):
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
         """Return the response stored under a key; or claim the key in the running transaction and return `None`.
 
-        If another running transaction has claimed the key, wait until that transaction ends. A key that has no
-        response, because its command failed but the transaction committed, is claimed like a new key.
+        If another running transaction has claimed the key, wait until that transaction ends. If a transaction claimed a
+        key and committed without a response, that key is claimed like a new key.
         """
 
     @abstractmethod
@@ -197,7 +197,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     Args:
         idempotency: Stores the responses, in the database of the unit of work.
         key: Returns the key of a command, or `None`. By default the key is the attribute `idempotency_key`.
-        header: The name of the header whose value is the key of a command if `key` returns `None`. With `None` no
+        header: The name of the header that holds the key, which is read if `key` returns `None`. Without a name no
             header is read.
     """
 
@@ -237,7 +237,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
         """Return the stored response; or handle the command, and store and return its response.
 
         Raises:
-            IdempotencyConflictError: The key was used for another payload.
+            IdempotencyConflictError: The key was used before, with another payload.
             MisuseError: The payload or the response cannot be encoded, or the key is empty.
             DeclarationError: Another command class has the same name.
             NoUnitOfWorkError: The command has a key, and no unit of work runs.
@@ -285,9 +285,9 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
 
 
 def _is_entry(frame: Frame) -> bool:
-    """Return whether the message entered the application here; `False` if another message dispatched it.
+    """Return whether no other message dispatched this message.
 
-    An attempt of a retry has the same context as its message, so the attempt does not count as another message.
+    A retry runs in the context of the message itself, so an attempt of the retry does not count as another message.
     """
     dispatch = frame.dispatch or frame
     outer = dispatch.parent
@@ -305,6 +305,6 @@ def hashed_key(name: str, key: str, context: MessageContext) -> str:
 
 
 def former_key(command: object, key: str, context: MessageContext) -> str:
-    """Return the key of a response stored before version 2 of the tables. It has the path of the class, not its name."""
+    """Return the key as made before version 2 of the tables: with the path of the class instead of the name."""
     parts = [context.principal, context.tenant, path_of(type(command)), key]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -63,7 +63,7 @@ def _forget(task: asyncio.Task[Any]) -> None:
 
 
 async def wait_for_late_work(timeout: float) -> None:  # noqa: ASYNC109  (nothing is cancelled)
-    """Wait up to `timeout` more seconds for work that timed out. Call this before the database is closed."""
+    """Wait up to `timeout` more seconds for late work of `finish`. Call this before the database is closed."""
     here = [task for task in _late if task.get_loop() is asyncio.get_running_loop()]
     if here:
         await asyncio.wait(here, timeout=timeout)

@@ -14,7 +14,7 @@ from mediator.msgspec.schema import schema_of
 E = TypeVar("E", bound=DistributedEvent)
 
 _DECLARED = ("__dataclass_fields__", "__attrs_attrs__", "__struct_fields__")
-"""Attributes of dataclasses, attrs classes and Structs. msgspec knows the fields of a class with one of them."""
+"""msgspec knows the fields of a class that has one of these attributes: a dataclass, an attrs class or a Struct."""
 _NO_FIELDS = "its class has no fields that msgspec knows; make it a dataclass"
 
 

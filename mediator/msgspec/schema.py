@@ -65,7 +65,7 @@ class _Definitions:
         self._owners: dict[str, object] = {}
 
     def name(self, cls: Any) -> str:
-        """Return a name for the class that is unique within this schema."""
+        """Return a unique name within this schema for the class."""
         own = str(cls.__qualname__).replace("/", "_").replace("<locals>.", "")
         names = itertools.chain([own], (f"{own}-{number}" for number in itertools.count(2)))
         return next(name for name in names if self._owners.setdefault(name, cls) == cls)
@@ -81,7 +81,7 @@ def _schema(described: info.Type, definitions: _Definitions) -> Schema:
 
 
 def _zone(described: info.Type) -> Schema:
-    """Return the keyword `x-timezone` for a time that must, or must not, have a zone. The keyword is not standard."""
+    """Return `{"x-timezone": True}` for a time that must have a zone, and `False` for a time that must have none."""
     zone = getattr(described, "tz", None)
     return {} if zone is None else {"x-timezone": zone}
 

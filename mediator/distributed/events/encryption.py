@@ -42,8 +42,8 @@ class EncryptingCodec:
 
     Give the codec to the unit of work: `codec=EncryptingCodec(MsgspecCodec(), cipher)`. The receiving application uses
     an `EncryptingCodec` with the same secrets. The partition key is not encrypted, neither in the payload nor in the
-    envelope, so keep personal data out of it. Upcasters work as with the inner codec, and get unencrypted payloads. The
-    same holds for frozen samples, the example payloads that are kept in files for tests of event classes.
+    envelope, so keep personal data out of it. Upcasters work as with the inner codec, and get unencrypted payloads.
+    Frozen samples, the example payloads in files for tests of event classes, are unencrypted too.
 
     Args:
         codec: Encodes the payload before it is encrypted.

@@ -47,8 +47,7 @@ class DistributedEvent:
     """How events of one partition key are kept in the order in which concurrent transactions commit.
 
     `"strict"` locks the key from the storing of the events to the end of the commit. `"row"` takes no lock. Instead,
-    each transaction that adds an event of the key must, before its commit, update or lock one row. That row has to be
-    the same for all events of the key.
+    all transactions that add events of the key must update or lock the same row before they commit.
     """
 
     upcasters: ClassVar[Mapping[int, Upcaster]] = MappingProxyType({})

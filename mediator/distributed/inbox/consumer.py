@@ -57,8 +57,9 @@ class EventConsumer:
     once: see `fatal_errors`. No event is ever dropped.
 
     While the database is unavailable, or its outbox is full, the consumer waits. A start does not count if an outage, a
-    full outbox or a stop of the consumer interrupted it. When a process dies, each event that was being handled there
-    is handled alone the next time. So only the event that killed the process can be parked because the process died.
+    full outbox or a stop of the consumer interrupted the start. When a process dies, each event that was being handled
+    there is handled alone the next time. So only the event that killed the process can be parked because the process
+    died.
 
     With `ordering="key"` the events of one key are handled strictly one after the other, while events of other
     partitions are handled concurrently. Once an event is parked, the later events of its key are parked behind it, so
@@ -254,8 +255,7 @@ class EventConsumer:
         """Hand back deliveries that wait behind hanging handlers, so that events of other types are delivered here.
 
         Before a delivery goes back, the inbox records that its event was not started. Without this record, the
-        redelivered event would look like an event that killed this process. Events that were started before are not
-        handed back.
+        redelivered event would look like an event that killed this process. Events that were started before stay here.
         """
         while True:
             await asyncio.sleep(_STUCK_CHECK_SECONDS)

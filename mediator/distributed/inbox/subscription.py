@@ -39,7 +39,7 @@ def not_of(theirs: str, ours: str) -> str:
 
 
 class Delivery(ABC):
-    """One event as the broker delivers it, until it is acknowledged.
+    """A delivered event that is not acknowledged yet.
 
     Attributes:
         event: The event; `None` when the message is not a CloudEvent (`problem` says why).

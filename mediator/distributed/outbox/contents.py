@@ -26,7 +26,7 @@ class OutboxRecord:
         size: The size of its payload, in bytes.
         moved_at: When it was archived, or when a delayed event is due, in seconds since the epoch; `None` for a waiting
             event.
-        source: The name of the application that raised it; empty while the source of a waiting event is not set yet.
+        source: The name of the application that raised it; empty for a waiting event whose source is not set yet.
     """
 
     place: Place
@@ -81,7 +81,7 @@ class OutboxCount:
 
     Attributes:
         events: The number of events.
-        oldest: When the oldest event was archived, or raised if it is not archived, in seconds since the epoch.
+        oldest: When the oldest event was archived (or raised, if not archived), in seconds since the epoch.
     """
 
     events: int

@@ -29,7 +29,7 @@ class _Outage:
 
 
 class Outages:
-    """Lets a relay publish events of other domains while the stream of one domain is unavailable.
+    """While the stream of one domain is unavailable, lets a relay publish the events of all other domains.
 
     A domain is the first part of an event's type, and has its own stream. The stream may be missing, full or without a
     leader. During the outage the events of the domain wait in the outbox, and their failures are not counted.
@@ -68,9 +68,9 @@ class Outages:
     def note(self, results: Sequence[PublishResult]) -> Exception | None:
         """Update the outages and the suspected domains from the results of one publish call.
 
-        Results of events that were held back are ignored. Return an error that may concern the whole broker, after
-        which the domains of the failed events are suspected. Return `None` when the broker stored or refused at least
-        one event, or when every error is known to concern a single stream.
+        Results of events that were held back are ignored. If an error may concern the whole broker, suspect the domains
+        of the failed events and return the error. Return `None` when the broker stored or refused at least one event,
+        or when every error is known to concern a single stream.
         """
         failed: dict[str, Exception] = {}
         answered: set[str] = set()
@@ -93,12 +93,12 @@ class Outages:
         return None
 
     def forget(self, *, left_out: Collection[str], results: Sequence[PublishResult]) -> None:
-        """Forget the outages of domains in which no event waits any more.
+        """Forget the outage of each domain that is neither in `left_out` nor in `results`.
 
-        Call this when no events wait except those of the last claim, whose results are given, and those of the domains
-        that the claim left out. The events of a forgotten domain were published by another relay, or wait behind a
-        refused event. No result of this relay would end the outage of that domain. Nothing is logged, because it is
-        not known whether the stream is available again.
+        Call this when no events wait except those of the last claim, which has the given results and left out the
+        domains in `left_out`. Another relay has then published the events of such a domain, or these events wait behind
+        a refused event, so no result of this relay would end the outage. Nothing is logged, because it is not known
+        whether the stream is available again.
         """
         waiting = {*left_out, *(_domain(result) for result in results)}
         for domain in self._outages.keys() - waiting:

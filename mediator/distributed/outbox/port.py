@@ -19,9 +19,9 @@ class OutboxBatch(ABC):
 
     Attributes:
         events: The events, in the order in which they are to be published.
-        look_again: The seconds until the next claim, unless something wakes the relay earlier. It is 0 when more events
-            are waiting, a short time when other relays hold some of the waiting events, and `None` when no more events
-            are waiting.
+        look_again: The seconds until the next claim, unless something wakes the relay earlier. The value is 0 when more
+            events are waiting, a short time when other relays hold some of the waiting events, and `None` when no more
+            events are waiting.
     """
 
     events: Sequence[CloudEvent]
@@ -160,7 +160,7 @@ class Outbox(ABC):
     async def erase(self, partition_key: str, /) -> Erased:
         """Delete the archived events and the refused events of a partition key.
 
-        Waiting events are only counted, because every committed event has to be published. Call this again once the
+        Waiting events are only counted, because every committed event has to be published. Call `erase` again once the
         waiting events are published. An event that is archived, or put back into the outbox, during the call counts as
         waiting. When no event is `pending`, no event of the key is left, except events that were committed since the
         call. Payloads that were published unencrypted may have been copied; see `PayloadCipher` for payloads that can

@@ -17,7 +17,7 @@ class HeldStream:
     Attributes:
         name: Its name.
         created_at: When it was created.
-        last_sequence: The sequence of the newest message that it has ever stored.
+        last_sequence: The sequence of the newest message that the stream has ever stored.
         oldest_at: When its oldest message was stored; `None` for a stream without messages.
         max_age: How long messages are kept, in seconds; `None` for no limit.
         drops_oldest: `True` if the full stream drops its oldest messages to make room.
@@ -74,7 +74,7 @@ class PublishResult:
         error: `None` when the broker has stored the event (now, or earlier under the same id). A
             `PublisherUnavailableError` when the outcome is unknown and the event may be sent again. An
             `EventHeldBackError` when the event was not sent because an earlier event of its partition key was not
-            stored; this is not an outage. An `EventRefusedError` when the broker would refuse the event again.
+            stored; such an error is no outage. An `EventRefusedError` when the broker would refuse the event again.
         duplicate: `True` if the broker already knew the id, and stored nothing this time.
     """
 
@@ -107,7 +107,7 @@ class EventPublisher(ABC):
         """
 
     async def refill(self, events: Sequence[CloudEvent], /, *, mark: str = "") -> Sequence[PublishResult]:
-        """Publish events again that the broker has lost, although the broker may still remember their ids.
+        """Publish lost events again, although the broker may still remember the ids of these events.
 
         Args:
             events: Events that are missing from their streams. The caller has read the streams to find them.

@@ -27,8 +27,8 @@ class OutboxRelay:
     Any number of relays may run on one database, in one process or in many, and one process may run the relays of
     several databases. An outage of the broker or of the database loses no event, and is not counted as a failure of an
     event. The relay logs the outage once, and tries again with growing pauses (0.1 to 15 s). When only the stream of
-    one domain is unavailable, the events of other domains are still published, even if whole batches consist of events
-    of that domain.
+    one domain is unavailable, the events of other domains are still published, even if the unavailable domain has
+    enough events for whole batches.
 
     An event that the broker refuses for its content is parked at once. Later events of its partition key wait until the
     parked event is replayed or discarded. Old events are deleted by a separate task. When the deletion fails or hangs,
@@ -197,7 +197,7 @@ class OutboxRelay:
         self._broker_unavailable = isinstance(error, PublisherUnavailableError)
 
     def _recovered(self, stored: int) -> None:
-        """Log the end of an outage. If no event waits, an answer of the database is enough."""
+        """Log the end of an outage. If no event waits, the outage counts as ended once the database answers."""
         if self._trouble:
             self._log.info("relay goes on", after=self._trouble, events=stored)
         self._trouble = ""
@@ -205,5 +205,5 @@ class OutboxRelay:
 
 
 def _may_differ(results: Sequence[PublishResult]) -> bool:
-    """Return false if all events were only held back, because the next claim would return the same events."""
+    """Return false if every event was held back: the next claim would then return the same events."""
     return any(not isinstance(result.error, EventHeldBackError) for result in results)

@@ -21,7 +21,7 @@ from mediator.settings import check_not_negative
 _RECOVERY_SECONDS = 1.0
 _UNSENT = (PublisherUnavailableError, EventHeldBackError)
 _LASTING = (StreamMismatchError, StreamNotFoundError)
-"""Errors that waiting does not end."""
+"""Errors that stay, however long the run waits."""
 
 
 @dataclass(frozen=True, slots=True)

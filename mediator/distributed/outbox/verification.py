@@ -1,4 +1,4 @@
-"""Verification: compares an archive, id by id, with the broker's streams, and can refill them with missing events."""
+"""Verification: compares an archive, id by id, with the broker's streams, and can publish missing events again."""
 
 import hashlib
 import time
@@ -17,7 +17,7 @@ CHUNK = 250_000
 
 _PAGE = 5000
 _MARGIN = 60.0
-"""Seconds by which clocks may differ. An event that expires within this time is not refilled."""
+"""Seconds by which clocks may differ. An event that expires within this time is not published again."""
 _SKIP_MARGIN = 3600.0
 """The reading of a stream begins this many seconds before the oldest event of the chunk was raised."""
 
@@ -32,8 +32,8 @@ class Absent:
         record: The event.
         stream: The name of its stream.
         outcome: `missing`: the broker has lost it. `expired`: the stream no longer keeps events of its age. `dropped`:
-            the stream dropped it to make room. `refilled`: it was missing, and the stream holds it now. `failed`: it is
-            missing, and refilling did not help.
+            the stream dropped it to make room. `refilled`: it was missing, was published again, and is in the stream
+            now. `failed`: it was published again, but is still missing.
     """
 
     record: OutboxRecord
@@ -108,7 +108,7 @@ class Verification:
     async def run(self, which: OutboxFilter, /) -> AsyncGenerator[Absent]:
         """Compare the matching events, and yield each event that its stream does not hold, in the order of the archive.
 
-        A refilled event is yielded after it was found in its stream.
+        A missing event that was published again is yielded once the stream holds the event.
 
         Raises:
             PublisherUnavailableError: The broker stopped answering. The events refilled so far stay in the streams.
@@ -137,7 +137,7 @@ class Verification:
         return chunk
 
     async def _find(self, domain: str, ids: set[bytes], *, since: datetime | None = None, after: int = 0) -> None:
-        """Remove the digests of all events that the stream holds from `ids`."""
+        """Remove from `ids` the digests of all events that the stream holds."""
         async with aclosing(self._streams.ids(domain, since=since, after=after)) as pages:
             async for page in pages:
                 ids.difference_update(_digest(*each) for each in page)
@@ -188,7 +188,7 @@ class Verification:
             yield [record for record in page if _digest(record.source, record.id) in chunk.ids.get(record.domain, ())]
 
     def _outcome(self, record: OutboxRecord, stream: HeldStream | None) -> Absence:
-        """Return why a stream does not hold an event, as far as the settings of the stream explain it."""
+        """Return why a stream does not hold an event, as far as the settings of the stream explain the absence."""
         stored_at = record.moved_at or 0.0
         if stream is None:
             return "missing"

@@ -18,8 +18,8 @@ class RemoteCall:
         name: The name under which the request is exposed.
         data: The encoded request, in bytes.
         timeout: How long the sender waits for the reply, in seconds since the request was sent.
-        headers: Message ids, tenant and credentials; their names are in lower case. The `repr` leaves the headers out,
-            because they may be secret.
+        headers: Message ids, tenant and credentials. The names of headers are in lower case. The `repr` leaves the
+            headers out, because they may be secret.
     """
 
     name: str
@@ -49,7 +49,7 @@ class RemoteReply:
     Attributes:
         status: How the request ended.
         data: The encoded response, in bytes, when the status is `OK`.
-        reason: For every other status, why the request failed, as far as the caller may know the reason.
+        reason: When the status is not `OK`, why the request failed, as far as the caller may know the reason.
         error: The name of the error's class; empty when the other application does not show the name.
         reference: The id under which the other application has logged the error.
     """
@@ -91,7 +91,7 @@ class IncomingCalls(ABC):
 
     @abstractmethod
     async def next(self) -> IncomingCall:
-        """Wait for the next request, also during outages of the broker, and return it. Cancelling loses no request."""
+        """Wait for a request, also in outages of the broker, and return the request. Cancelling loses no request."""
 
 
 class RequestChannel(ABC):
@@ -129,7 +129,7 @@ Authenticator = Callable[[RemoteCall], Awaitable[Caller | None]]
 
 
 async def trust_broker(_call: RemoteCall, /) -> None:
-    """Accept every request without a verified caller. This is an authenticator.
+    """Accept every request, but verify no caller. This function is an authenticator.
 
     Only the permissions of the broker decide who can send requests. No principal, tenant or header is trusted. Because
     the sender is not verified, no response is cached, and a command with an idempotency key is refused.

@@ -9,15 +9,14 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _KEPT_FREE = 8
-"""One place in eight is kept free (see `FairQueue`); of fewer than eight places, one place is kept free."""
+"""One place in eight is kept free (see `FairQueue`); of two to seven places, one place is kept free."""
 
 
 class FairQueue(Generic[T]):
     """Returns work in the order of its arrival, but lets no kind of work take all places.
 
     Each running piece of work takes one place. Some places are kept free for kinds of which no work is running. When
-    all work of one kind hangs, work of another kind can still begin in a free place. If there is only one place, it is
-    not kept free.
+    all work of one kind hangs, work of another kind can still begin in a free place. A single place is not kept free.
 
     Args:
         kinds: The kinds for which places are kept free; work of other kinds can be added too.
@@ -72,8 +71,7 @@ class FairQueue(Generic[T]):
     def remove_newest(self, kind: str, longest: int, may_go: Callable[[T], bool]) -> T | None:
         """Among the waiting work of the given kind, remove and return the newest piece for which `may_go` is true.
 
-        Return `None` when `may_go` is false for all this work, or when at most `longest` pieces of work of the kind
-        wait.
+        Return `None` when `may_go` is false for all of the work, or when at most `longest` pieces of the kind wait.
         """
         line = self._waiting[kind]
         found = next((entry for entry in reversed(line) if may_go(entry[1])), None) if len(line) > longest else None

@@ -53,14 +53,14 @@ class RequestResponder:
         authenticate: Verifies the sender of a request from the headers in `call.headers`, and returns its `Caller`. The
             principal, tenant and headers of the caller are put into the message context. Anything else that the sender
             states is in `context.unverified`. The function raises `NotAuthorizedError` for a request that must not be
-            handled. `trust_broker` accepts every request without a verified caller. An `AuthorizationBehavior` in the
+            handled. `trust_broker` accepts every request, but verifies no caller. An `AuthorizationBehavior` in the
             pipeline works as for any other message.
         shown_errors: Exceptions whose class and text the caller may see.
         concurrency: The number of requests that are handled at a time. Each running request takes one place. An eighth
             of the places, and at least one place, is kept free for names of which no request is running, so that
             requests of one name cannot take all places.
-        waiting: The number of requests that may wait for a place. When more are waiting, requests of the name with the
-            most waiting requests get the reply `BUSY`.
+        waiting: The number of requests that may wait for a place. When more would wait, the newest request of the name
+            with the most waiting requests gets the reply `BUSY`.
         handler_timeout: The longest time that one request may take, including its authentication, in seconds. After
             that time the request is cancelled, and a reply tells the sender that the request failed, even if the sender
             would wait longer.
@@ -183,7 +183,7 @@ class RequestResponder:
                     if shorter is None:
                         raise
                     await incoming.reply(shorter(error))
-        except (Exception, asyncio.CancelledError) as error:  # logged: the sender's timeout ends its wait
+        except (Exception, asyncio.CancelledError) as error:  # logged: the sender waits until its timeout
             if is_own_cancellation(error):
                 raise
             self._limited_log.warning("answer not sent", request=incoming.call.name, error=type(error).__name__)
@@ -292,7 +292,7 @@ def _is_given_up(incoming: IncomingCall) -> bool:
 
 
 def _outcome(error: BaseException) -> BaseException:
-    """Return the error that reports the outcome of a commit: a timeout or cancellation is replaced by its cause."""
+    """Return the error, or the cause of a timeout or cancellation. Only the cause tells the outcome of a commit."""
     cause: BaseException | None = error
     while isinstance(cause, TimeoutError | asyncio.CancelledError) and not isinstance(cause, MediatorError):
         cause = cause.__cause__
