@@ -45,7 +45,7 @@ class BlockingMediator:
 
     Args:
         mediator: The mediator that handles the messages.
-        lifespan: Starts and stops the mediator's container. It is entered first and left last, in the event loop.
+        lifespan: Starts the mediator's container before the first call, and stops the container after the last call.
         drain_timeout: Seconds that running calls may take at the end of the block.
     """
 

@@ -1,4 +1,4 @@
-"""MessageContext: the ids, principal, tenant and headers of a message, and the limits of these texts."""
+"""MessageContext: the ids, principal, tenant and headers of a message, and the limits of their sizes."""
 
 import re
 import uuid
@@ -49,7 +49,7 @@ class Headers(Mapping[str, str]):
             characters in all.
 
     Raises:
-        ContextError: A name, a value or the whole is too large, a character is not allowed, or two names differ only in
+        ContextError: A name, a value or the total is too long, a character is not allowed, or two names differ only in
             case.
     """
 
@@ -151,7 +151,7 @@ class MessageContext:
     Attributes:
         message_id: Identifies this dispatch; for an event from another application, the event's id.
         correlation_id: The same for all messages that one external call causes, across processes.
-        causation_id: The `message_id` of the message that caused this one; `None` for the first message of
+        causation_id: The `message_id` of the message that caused this message; `None` for the first message of
             a flow.
         principal: The user or service on whose behalf the message is handled, as established by the entry point. The
             principal does not leave the process.

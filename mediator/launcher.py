@@ -1,4 +1,4 @@
-"""The command `mediator`, which reports when the package `mediator` belongs to another distribution.
+"""The command `mediator`, which reports if the package `mediator` does not belong to this distribution.
 
 This module is installed beside the package, as `mediator_uow`, and so starts even if that package was replaced.
 """

@@ -68,7 +68,7 @@ class Mediator:
         return self._registry
 
     def rebind(self, registry: Registry) -> None:
-        """Use another registry from the next dispatch on, for example when a container's behaviors were overridden."""
+        """Use the given registry from the next dispatch on, for example when a container's behaviors were overridden."""
         self._registry = registry
         self._forget()
 
@@ -247,7 +247,7 @@ class Mediator:
         message: object = "mediator.scope()",
         context: MessageContext | None = None,
     ) -> AsyncIterator[Scope]:
-        """Open a scope for a script or a web request; dispatches in the block join it.
+        """Open a scope for a script or a web request. Dispatches in the block join the scope.
 
         Args:
             mode: How the scope relates to the running dispatch.

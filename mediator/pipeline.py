@@ -76,7 +76,7 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
 
 
 class NotificationPipelineBehavior(ABC, Generic[Notification_contra]):
-    """Wraps each handler of a notification separately. It is declared in the same list as the other behaviors.
+    """Wraps each handler of a notification separately. Declare this behavior in the common list of all behaviors.
 
     `NotificationPipelineBehavior[Notification]` wraps every handler of every notification, and
     `NotificationPipelineBehavior[StudentEnrolled]` every handler of `StudentEnrolled`. A `PipelineBehavior` wraps the
@@ -317,7 +317,7 @@ def _running_dispatch() -> Frame | None:
 
 
 def call_inside(frame: Frame, mode: TransactionMode, message: Any, call: Call) -> Awaitable[Any]:
-    """Call the pipeline in the scope of another dispatch, and in its transaction if one is running."""
+    """Call the pipeline in the scope of an outer dispatch, and in the running transaction if there is one."""
     joined = frame.scope.transaction
     if joined is None:
         return call(message)

@@ -136,7 +136,7 @@ class Scope:
         return self.innermost.message if self.innermost else "a dispatch"
 
     def on_exit(self, callback: ExitCallback) -> None:
-        """Call `callback(error or None)` at the end of the scope, and await a coroutine. Later callbacks run first."""
+        """Call `callback(error or None)` at the end of the scope, awaited if async. Callbacks added later run first."""
         if self.exits is None:
             self.exits = []
         self.exits.append(callback)

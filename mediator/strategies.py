@@ -112,7 +112,7 @@ async def _error_of(call: HandlerCall) -> BaseException | None:
     except BaseException as error:
         if not is_failure(error):
             raise
-        return error  # returned, because raising it would cancel the other handlers
+        return error  # returned, because raising the error would cancel the remaining handlers
     return None
 
 

@@ -17,7 +17,7 @@ class TransactionMode(enum.Enum):
     NEW = "new"
     """Begin a new scope and a new transaction, which do not depend on the outcome of the running transaction."""
     NESTED = "nested"
-    """Join the running scope and set a savepoint in its transaction. A failure undoes only the work since then."""
+    """Join the running scope and set a savepoint in its transaction. A failure undoes only the work since the savepoint."""
     SUPPRESS = "suppress"
     """Begin a new scope without a transaction. Dispatches that join the scope begin no transaction either."""
 

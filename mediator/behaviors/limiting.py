@@ -21,7 +21,7 @@ Message = TypeVar("Message", bound=Request[Any])
 
 @dataclass(frozen=True, slots=True)
 class StrangersKey:
-    """The limit key of a message from an unverified caller. It never equals the key of a verified caller."""
+    """The limit key of a message from an unverified caller, which never equals the key of a verified caller."""
 
     key: Hashable
 
@@ -115,7 +115,7 @@ class _Places:
 class ConcurrencyLimitBehavior(LimitBehavior[Message]):
     """Lets at most `limit` messages be handled at the same time (a bulkhead).
 
-    This protects a service that too many messages at once would overload. Waiting messages are let through in the order
+    The limit protects a service from overload. Waiting messages are let through in the order
     of arrival. When the wait of a message times out, a `ConcurrencyLimitedError` is raised. A message that is
     dispatched inside another message shares the slot of the outer message.
 
@@ -351,7 +351,7 @@ class RateLimitBehavior(LimitBehavior[Message]):
         bucket.full_at = max(bucket.full_at, self._clock()) + self._interval
 
     def _forget_idle(self) -> None:
-        """Check the `_LOOKED_AT` keys that were checked longest ago, and forget those whose bucket is full again."""
+        """Check the `_LOOKED_AT` keys that were checked longest ago, and forget a key whose bucket is full again."""
         now = self._clock()
         for key in [key for _, key in zip(range(_LOOKED_AT), self._buckets, strict=False)]:
             bucket = self._buckets[key]

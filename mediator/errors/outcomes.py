@@ -33,7 +33,7 @@ class CommittedError(MediatorError, RuntimeError):
 
 @dataclass(eq=False, repr=False)
 class NotStoredError(CommittedError, NoUnitOfWorkError):
-    """The command was committed, but no transaction stored something in its scope, such as an event."""
+    """The command was committed, but something in its scope, such as an event, was not stored."""
 
     def __str__(self) -> str:
         return (
@@ -92,7 +92,7 @@ class RolledBackError(MediatorError, RuntimeError):
     Attributes:
         transaction_id: The id of the unit of work.
         message: The message that failed in the transaction.
-        cause: The error of this message. It may be the `CommittedError` or `CommitOutcomeUnknownError` of another unit
+        cause: The error of `message`. It may be the `CommittedError` or `CommitOutcomeUnknownError` of another unit
             of work. If that error were raised directly, it would say the wrong outcome of this unit of work.
         answered: Whether a behavior outside the transaction returned a response in place of the error.
     """
