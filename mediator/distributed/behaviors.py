@@ -208,7 +208,7 @@ class ReadOnlyTransactionBehavior(PipelineBehavior[Q, Any]):
         """Run the rest of the pipeline in a read-only transaction; or join the running transaction.
 
         Raises:
-            NoUnitOfWorkError: The query would write, or needs a unit of work for another reason.
+            NoUnitOfWorkError: The query did something that needs a unit of work, such as a write.
             MisuseError: The database does not support the isolation level.
         """
         scope = current_scope("a read-only transaction")

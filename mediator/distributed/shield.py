@@ -98,7 +98,7 @@ async def drain(work: Coroutine[Any, Any, T], grace: float, stopping: asyncio.Ev
     work can end early.
 
     Raises:
-        asyncio.CancelledError: The caller was cancelled; the work has ended by then.
+        asyncio.CancelledError: The caller was cancelled. This is raised after the work has ended.
     """
     task = asyncio.ensure_future(work)
     try:

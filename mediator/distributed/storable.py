@@ -13,7 +13,7 @@ LONGEST_GROUP = 64
 LONGEST_EVENT_ID = 64
 """Longest id of an event of this application, in characters."""
 LONGEST_TEXT = 255
-"""Longest source, type, partition key and foreign event id, in characters, so that every database can index them."""
+"""Longest source, type, partition key and foreign event id, in characters. Every database can index this length."""
 LONGEST_TIME = 40
 """Longest stored time, in characters."""
 LONGEST_MEDIA_TYPE = 127

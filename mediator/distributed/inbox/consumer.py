@@ -62,8 +62,8 @@ class EventConsumer:
     died.
 
     With `ordering="key"` the events of one key are handled strictly one after the other, while events of other
-    partitions are handled concurrently. Once an event is parked, the later events of its key are parked behind it, so
-    that all of them can be replayed in order.
+    partitions are handled concurrently. Once an event is parked, the later events of its key are parked behind that
+    event, so that all can be replayed in order.
 
     Args:
         subscription: Delivers the events.

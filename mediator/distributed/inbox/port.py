@@ -151,7 +151,7 @@ def needed_retention(*, stream: float, archive: float = 0.0) -> float:
 
     Args:
         stream: How long the broker keeps events, in seconds.
-        archive: How long publishers keep published events, in seconds, to send them again to a broker that has lost
-            them.
+        archive: How long publishers keep published events, in seconds, so that a broker that lost events can get them
+            again.
     """
     return max(stream, archive) + _DAY

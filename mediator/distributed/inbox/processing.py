@@ -421,7 +421,7 @@ class Processing:
         )
 
     def _flow(self) -> dict[str, str | None]:
-        """Return the ids of the event for log lines, and its principal and tenant if they are verified."""
+        """Return the ids of the event for log lines, with the principal and the tenant if these are verified."""
         if self._handling is not None:
             return self._handling.context.log_fields()
         event = self._delivery.event
@@ -456,6 +456,6 @@ class Processing:
         return self._parts.retries.delay(self._delivery.attempt, self._parts.rng)
 
     async def _give_up(self) -> None:
-        """Hand the delivery back at once, so that another process can handle it. Its start does not count."""
+        """Hand the delivery back at once, for another process. The start of the event does not count."""
         await self._attempt.take_back()
         await self._delivery.nak(0)

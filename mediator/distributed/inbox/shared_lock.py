@@ -16,7 +16,7 @@ PATIENCE = 5.0
 
 
 class SharedLock:
-    """A fair shared/exclusive lock. A suspect acquires the lock exclusively; all other events share it.
+    """A fair shared/exclusive lock. A suspect acquires the lock exclusively; all other events share the lock.
 
     A suspect waits until the running handlers have ended, and newcomers wait for the suspect. When the suspect has
     ended, all waiting newcomers run before the next suspect. Among the waiting suspects, the suspect with the fewest

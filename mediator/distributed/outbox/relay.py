@@ -41,7 +41,7 @@ class OutboxRelay:
         poll_interval: The interval at which events of other processes are looked for, in seconds. Events of this
             process wake the relay.
         batch_timeout: The longest time that the publisher may take for a batch, in seconds. When a process hangs,
-            another relay can claim its events after 10 s.
+            another relay can claim the events of that process after 10 s.
         drain_timeout: The time in which the current batch must end when the relay is stopped, in seconds. After the
             batch, a running deletion of old events must end in the same time.
         clean_interval: The interval at which old events are deleted from the archive, in seconds.

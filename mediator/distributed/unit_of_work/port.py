@@ -57,7 +57,7 @@ class DatabaseTransaction(ABC):
     async def end_what_is_read(self) -> None:  # noqa: B027  # the default discards nothing
         """Discard the objects that were read, because a transaction of another database begins in the scope.
 
-        The new transaction must not act on data that was read before it began.
+        The new transaction must not act on data that was read earlier.
 
         Raises:
             NoUnitOfWorkError: The session holds changes.
@@ -65,7 +65,7 @@ class DatabaseTransaction(ABC):
 
     @abstractmethod
     async def begin_reading(self, isolation: str | None) -> None:
-        """Begin a read-only transaction, in which the database refuses to write. `end_reading` ends it.
+        """Begin a read-only transaction, in which the database refuses to write. `end_reading` ends the transaction.
 
         Without an isolation level, all statements see the same state of the database.
 
@@ -332,7 +332,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 
         Raises:
             AfterCommitError: The transaction committed, but a call that waited for the commit failed.
-            CommittedError: The transaction committed, but another error followed the database's answer.
+            CommittedError: The transaction committed, but the database's answer was followed by an error.
             RolledBackError: A joined dispatch failed, and the caller of that dispatch caught the error.
             NoUnitOfWorkError: The session of another unit of work in this scope holds changes that nothing would write.
             StaleObjectError: An object that this transaction changed was loaded in an earlier transaction, and the row

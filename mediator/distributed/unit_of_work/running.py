@@ -38,7 +38,7 @@ class CollectedEvent:
         time: When the event was added, in UTC.
         context: The context of the message that was being handled when the event was added.
         deliver_at: The time before which the event is not published (timezone-aware); `None` for at once.
-        data: The payload, encoded when the event was added; `None` to encode it at the commit.
+        data: The payload, encoded when the event was added; `None` to encode the payload at the commit.
     """
 
     event: DistributedEvent
