@@ -223,6 +223,10 @@ def _parse(text: str) -> URL:
             "with everything but letters and digits percent-encoded"
         )
     else:
+        if any("@" in option and "=" not in option for option in text.partition("?")[2].split("&")):
+            # SQLAlchemy leaves out an option without a value, and takes a part of the password for the host
+            reason = "its password has a ?, / or @: percent-encode everything but letters and digits"
+            raise DatabaseUnavailableError("at the given URL", reason)
         url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
         _check_supported(url)
         return url
