@@ -52,7 +52,7 @@ class Circuit:
         return self._opened is not None
 
     def enter(self) -> bool | None:
-        """Return `False` when a message may pass, `True` when it passes as the trial, and `None` when it is refused."""
+        """Return whether a message passes as the trial; `None` when the message is refused."""
         if self._opened is None:
             return False
         if self._trying or self.retry_after > 0:

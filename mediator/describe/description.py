@@ -52,7 +52,7 @@ class Chart:
     def node(self, key: Hashable, text: str, opening: str, closing: str, *, outside: bool = False) -> str:
         """Return the id of a node. If the key is new, add the node; if `outside` is true, add it outside all groups.
 
-        The `text` is escaped by `label`. `opening` and `closing` are the characters around the text; they make the
+        The caller escapes `text` with `label`. `opening` and `closing` are the characters around the text; they make the
         node's shape.
         """
         found = self._ids.get(key)

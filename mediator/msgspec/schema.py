@@ -81,7 +81,7 @@ def _schema(described: info.Type, definitions: _Definitions) -> Schema:
 
 
 def _zone(described: info.Type) -> Schema:
-    """Return `{"x-timezone": True}` for a time that must have a zone, and `False` for a time that must have none."""
+    """Return `x-timezone`: true for a time that must have a zone, false for one that must have none; or nothing."""
     zone = getattr(described, "tz", None)
     return {} if zone is None else {"x-timezone": zone}
 

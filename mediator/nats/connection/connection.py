@@ -71,7 +71,7 @@ class AuthenticatedClient(HookedClient):
         """Call the listeners when `reason`, the text of a server's error, says that a message was refused."""
         denied = _DENIED.search(reason)
         if denied is not None:
-            if denied[1].startswith(_API):  # the number of other subjects, such as inboxes, has no limit
+            if denied[1].startswith(_API):  # a set of all subjects, such as inboxes, would grow without limit
                 self._denied.add(denied[1])
             for subject, act in [*self._on_denied]:
                 if subject == denied[1]:

@@ -133,7 +133,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 2) == Start(3, exhausted=True)
 
     async def test_an_event_without_a_count_may_start_at_any_limit(self) -> None:
-        """The first start of an event is treated as concurrent with other events. A concurrent start exhausts no event."""
+        """Without a count, attempt 1 is taken for concurrent with other events. Concurrent starts exhaust no event."""
         async with self.opened() as storage:
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2)
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2, exhausted=True)
