@@ -133,7 +133,7 @@ def _not_given(name: str, wanted: Any) -> Missing:
     classes = [cls for member in _members(wanted) if (cls := _choosing_class(member)) is not None]
     if not classes:
         annotation = "no annotation" if wanted is Any else f"the annotation {spelled(wanted)}"
-        return Missing(name, f"needs {name!r}, which has {annotation}, by which no provider can be chosen")
+        return Missing(name, f"needs {name!r}, for which no provider can be chosen, since it has {annotation}")
     is_protocol = any(getattr(cls, "_is_protocol", False) for cls in classes)
     hint = " (only a class that derives from the protocol counts)" * is_protocol
     return Missing(name, f"needs a {spelled(wanted)} as {name!r}, which no named provider gives{hint}", addable=True)
@@ -191,7 +191,9 @@ def contents_of(packages: Sequence[str], exclude: Sequence[str]) -> Contents:
     Modules called `__main__` are left out, since importing such a module runs the program. `exclude` names further
     modules and classes that are left out.
     """
-    faults: list[Fault] = [] if packages else [("HandlerScan", 'names no package: `HandlerScan("shop.students")`.')]
+    faults: list[Fault] = (
+        [] if packages else [("HandlerScan", 'names no package. Name at least one: `HandlerScan("shop.students")`.')]
+    )
     found: dict[type, None] = {}
     exclusion = _Exclusion(exclude)
     for package in packages:
@@ -308,7 +310,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
 
     The scan leaves out:
 
-    - generic classes, and abstract classes that subclasses complete;
+    - generic classes, and abstract classes that are meant to be derived from;
     - classes for which the container declares a provider, alone or inside another provider;
     - classes that an earlier scan, or a scan in a nested container, has found.
 

@@ -46,7 +46,7 @@ _WITHOUT_LIMIT = 2**31 - 2
 _LOSSES = 3
 """After handlers have lost the connection this many times although the database answers, they count as failed."""
 _FULL_LOSSES = 10
-"""An event counts as failed after it needed more space than the database had left this many times.
+"""After the database has had too little space for an event this many times, the event counts as failed.
 
 All these tries together take half a minute.
 """
@@ -170,7 +170,7 @@ class Attempt:
 
 
 class _OutageError(Exception):
-    """Tells the code that waits for the end of an outage which error has shown the outage."""
+    """Carries the error that showed an outage to the code that waits for the end of the outage."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class Processing:
     async def _settle(self) -> None:
         try:
             ending = await self._decide_despite_outages()
-        except (Exception, asyncio.CancelledError) as error:  # logged: the event is redelivered
+        except (Exception, asyncio.CancelledError) as error:  # `_put_back` logs the error, and the event is redelivered
             if is_own_cancellation(error):
                 await self._give_up()
                 raise
@@ -279,7 +279,7 @@ class Processing:
         return self._put_back(error, pause, log=self._parts.limited_log.warning)
 
     def _is_of_its_subject(self, wire: str) -> bool:
-        """Return whether the subject has the event type, as `events.orders.placed.7` has that of `orders.placed.v2`."""
+        """Return whether the subject, as `events.orders.placed.7`, contains the event type, as in `orders.placed.v2`."""
         try:
             event_type, _ = split_wire_type(wire)
         except ValueError:
@@ -346,7 +346,7 @@ class Processing:
     async def _is_outage(self, error: BaseException) -> bool:
         """Return whether an error was caused by the database or its outbox, and not by the handlers.
 
-        Handlers that lose the connection several times although the database answers count as the cause.
+        If handlers lose the connection several times although the database answers, they count as the cause.
         """
         if is_backlog(error):
             self._met_full_outbox = True

@@ -289,8 +289,8 @@ async def test_dependencies_may_be_asynchronous_or_scoped(mode):
         ("it: Engine = 1", "needs a Engine as 'it', which 2 providers give: container.fast (Fast), container.in.slow (Engine)"),  # noqa: E501
         ("it: OutboxRelay", "needs a OutboxRelay as 'it', which no named provider gives"),
         ("it: Port", "needs a Port as 'it', which no named provider gives (only a class that derives from the protocol counts)"),  # noqa: E501
-        ("it: str", "needs 'it', which has the annotation str, by which no provider can be chosen"),
-        ("it", "needs 'it', which has no annotation, by which no provider can be chosen"),
+        ("it: str", "needs 'it', for which no provider can be chosen, since it has the annotation str"),
+        ("it", "needs 'it', for which no provider can be chosen, since it has no annotation"),
         ("it: 'No' = 1", "needs 'it', and its annotations cannot be read: they use a name that its module does not define"),
     ],
 )  # fmt: skip
@@ -381,7 +381,7 @@ def test_a_scan_without_packages_or_handlers_and_an_exclusion_that_matches_nothi
         f"container.handlers ({name}.handlers): contains no handler, and no collaborator of a behavior.",
     ]
     assert problems(scanning()) == [
-        'container.handlers (HandlerScan): names no package: `HandlerScan("shop.students")`.'
+        'container.handlers (HandlerScan): names no package. Name at least one: `HandlerScan("shop.students")`.'
     ]
     container = School()
     container.others = HandlerScan(f"{SCHOOL}.courses", exclude="absent")
