@@ -381,7 +381,7 @@ def test_a_scan_without_packages_or_handlers_and_an_exclusion_that_matches_nothi
         f"container.handlers ({name}.handlers): contains no handler, and no collaborator of a behavior.",
     ]
     assert problems(scanning()) == [
-        'container.handlers (HandlerScan): names no package. Write `HandlerScan("shop.students")`.'
+        'container.handlers (HandlerScan): names no package. Name at least one: `HandlerScan("shop.students")`.'
     ]
     container = School()
     container.others = HandlerScan(f"{SCHOOL}.courses", exclude="absent")
