@@ -241,7 +241,7 @@ class _KeepingError(AbstractAsyncContextManager[None]):
             raise
 
     def check(self) -> None:
-        """Raise the kept error once, if there is one. `check` is called after anyio, which may have lost the error."""
+        """Raise the kept error, if any, and forget it. Call this after anyio, which may have lost the error."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -292,7 +292,7 @@ class _Stream:
 async def _step(items: AsyncIterator[Any], answer: Future[Any]) -> None:
     try:
         item = await anext(items, _END)
-    except Exception as error:  # the thread that requested the item raises it
+    except Exception as error:  # `_first_of` raises the error in the thread that requested the item
         answer.set_exception(error)
     else:
         answer.set_result(item)

@@ -65,10 +65,10 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """True if the behavior keeps state between messages. `validate` checks that its provider creates it only once."""
 
     per_scope: ClassVar[bool] = False
-    """True if, with a strategy that gives each handler a scope, the behavior wraps each handler and not the publish."""
+    """True if the behavior wraps each handler, and not the publish, when the strategy gives each handler a scope."""
 
     commits: ClassVar[bool] = False
-    """True if the behavior commits a transaction. For an error after that, outer behaviors get a `CommittedError`."""
+    """True if the behavior commits a transaction. Outer behaviors get an error after the commit as `CommittedError`."""
 
     @abstractmethod
     async def handle(self, message: Message_contra, call_next: CallNext[Response], /) -> Response:

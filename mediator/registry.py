@@ -301,6 +301,6 @@ class Registry:
 
 
 def committing_place(behaviors: Sequence[Binding]) -> int:
-    """Return the place of the outermost behavior that commits, counted from 0; 0 also when no behavior commits."""
+    """Return the index of the outermost behavior that commits; 0 also when no behavior commits."""
     places = (place for place, binding in enumerate(behaviors) if getattr(binding.cls, "commits", False))
     return next(places, 0)

@@ -109,7 +109,7 @@ class Scope:
 
     @contextmanager
     def reading(self, transaction: Transaction) -> Generator[None, None, None]:
-        """Make a read-only transaction the running transaction in the body. The outcome of an earlier one is kept."""
+        """Make a read-only transaction the running transaction in the body. `outcome` does not change."""
         self.transaction = transaction
         try:
             yield
@@ -181,7 +181,7 @@ class Frame:
 
     @property
     def scope(self) -> Scope:
-        """The scope. The first access creates it, because many dispatches need none; before, `made_scope` is `None`."""
+        """The scope, created at the first access, because many dispatches need none. `made_scope` creates no scope."""
         if self.made_scope is None:
             with _making:  # a thread that works for the dispatch may access the scope at the same time
                 if self.made_scope is None:
@@ -288,8 +288,8 @@ class Frame:
 
         Raises:
             CommittedError: The dispatch succeeded and a transaction in its scope committed, but closing the scope failed.
-            NotStoredError: As for `CommittedError`, but closing the scope failed because no unit of work stored some
-                events.
+            NotStoredError: As for `CommittedError`, and closing the scope failed because some events were stored by no
+                unit of work.
             asyncio.CancelledError: Closing the scope was cancelled. The cause of the error says whether a transaction
                 committed.
             ScopeError: A dispatch that joined this dispatch is still running.
@@ -354,7 +354,7 @@ class Frame:
             self.ending = ending
 
     def failed(self, error: BaseException) -> None:
-        """Record the error of the transaction. The dispatch must raise this error, or one with the same outcome."""
+        """Record the error of the transaction. The dispatch must raise it, or an error with the same outcome."""
         if self.ending is not None and self.ending.outcome is not _COMMITTED:
             self.ending.failure = error
 
@@ -386,9 +386,9 @@ class Frame:
     def with_outcome(self, error: Exception) -> Exception:
         """Return the error to raise for `error`, so that the sender learns the right outcome of the transaction.
 
-        After a commit, the result is a `CommittedError`. After a commit with an unknown outcome, it is a
-        `CommitOutcomeUnknownError`. After a rollback it is a `RolledBackError` if `error` claims a commit or an unknown
-        outcome. In all other cases `error` itself is returned.
+        After a commit, the result is a `CommittedError`. After an unknown outcome, the result is a
+        `CommitOutcomeUnknownError`. After a rollback, if `error` claims a commit or an unknown outcome, the result is a
+        `RolledBackError`. In all other cases `error` itself is returned.
         """
         ending, raised = self.ending, error
         if ending is None:
@@ -507,7 +507,7 @@ def enter(
     *,
     is_dispatch: bool = True,
 ) -> Frame:
-    """Begin a dispatch: join the running scope or open a new one, as `mode` says.
+    """Begin a dispatch: join the running scope or open a new scope, as `mode` says.
 
     With `is_dispatch=False` the frame only opens a scope for a part of a dispatch, and its depth is not checked.
 

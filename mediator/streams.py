@@ -131,7 +131,7 @@ class Stream(Generic[T]):
         raise_failures("stream", failures, error)
 
     async def _close_with_scope(self, error: BaseException | None) -> None:
-        """Close the stream at the end of the joined dispatch if it is still open. It returns no items after that."""
+        """Close the stream, which is still open at the end of the dispatch that it joined. No further items follow."""
         raise_failures("stream", await self._close_all(), error)
 
     async def _close_all(self) -> Sequence[BaseException]:

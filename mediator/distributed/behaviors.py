@@ -46,8 +46,8 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         delivery: `"outbox"` cannot lose an event. `"direct"` needs no relay, but loses events when the process crashes
             or the broker is unavailable between the commit and the broker's acknowledgement.
         isolation: The isolation level of the transaction; `None` for the database's default.
-        after_commit_timeout: The longest time that direct delivery may take, in seconds. All calls after the commit
-            together may take as long again.
+        after_commit_timeout: The longest time that direct delivery may take, in seconds. After that, all
+            calls that waited for the commit may together take the same time again.
     """
 
     one_of: ClassVar[str | None] = "unit of work"

@@ -60,8 +60,8 @@ class Idempotency(ABC):
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
         """Return the response stored under a key; or claim the key in the running transaction and return `None`.
 
-        If another running transaction has claimed the key, wait until that transaction ends. If a transaction claimed a
-        key and committed without a response, that key is claimed like a new key.
+        If another running transaction has claimed the key, wait until that transaction ends. A key that a
+        transaction claimed, but for which it committed no response, counts as a new key.
         """
 
     @abstractmethod
@@ -175,7 +175,7 @@ Message = TypeVar("Message", bound=Command[Any])
 
 
 def own_key(command: Any) -> object:
-    """Return the `idempotency_key` of a command, a field or a property; `None` when it has none."""
+    """Return the `idempotency_key` of a command; `None` when the command has no such field or property."""
     return getattr(command, "idempotency_key", None)
 
 
@@ -197,8 +197,8 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     Args:
         idempotency: Stores the responses, in the database of the unit of work.
         key: Returns the key of a command, or `None`. By default the key is the attribute `idempotency_key`.
-        header: The name of the header that holds the key, which is read if `key` returns `None`. Without a name no
-            header is read.
+        header: The name of the header from which the key is read if `key` returns `None`. With `header=None` no header
+            is read.
     """
 
     one_of: ClassVar[str | None] = "idempotency"

@@ -44,21 +44,21 @@ class ParkedEvent:
 
     Attributes:
         direction: `in` for an event that could not be handled, `out` for an event that could not be published.
-        consumer: The group that could not handle it; empty for direction `out`.
-        source: Its source, as recorded in the inbox; for direction `out`, as stored in the outbox.
-        event_id: Its id, as recorded in the inbox; for direction `out`, as stored in the outbox.
-        type: Its wire type, shortened and escaped; empty when it could not be read.
-        time: When it was raised, ISO 8601.
-        partition_key: Its key, or a hash of a key that is too long.
-        content_type: The media type of its payload.
+        consumer: The group that could not handle the event; empty for direction `out`.
+        source: The source of the event, as recorded in the inbox; for direction `out`, as stored in the outbox.
+        event_id: The id of the event, as recorded in the inbox; for direction `out`, as stored in the outbox.
+        type: The wire type, shortened and escaped; empty when the type could not be read.
+        time: When the event was raised, ISO 8601.
+        partition_key: The key of the event, or a hash of a key that is too long.
+        content_type: The media type of the payload.
         extensions: Further attributes of the envelope.
         data: The body of the message as received, in bytes; for direction `out` the payload.
-        subject: The subject on which it was published; empty for direction `out`.
+        subject: The subject on which the event was published; empty for direction `out`.
         headers: The headers of the message as received; empty for direction `out`.
-        sequence: Its sequence in the stream; for direction `out`, in the outbox.
+        sequence: The sequence of the event in the stream; for direction `out`, in the outbox.
         reason: One of `ParkReason`.
-        error: The class and the text of the error, at most 4096 characters. It may contain a part of the payload.
-        attempts: How often its handlers were started; for direction `out`, how often it was published.
+        error: The class and the text of the error, at most 4096 characters. The text may have a part of the payload.
+        attempts: How often the handlers were started; for direction `out`, how often the event was published.
         parked_at: When it was parked, in seconds since the epoch, by the clock of the database; `None` before it is
             stored.
         number: Its number among the parked events; 0 before it is stored.

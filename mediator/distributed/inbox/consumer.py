@@ -36,7 +36,7 @@ _ORDERED_CONCURRENCY = 16
 _STUCK_CHECK_SECONDS = 1.0
 _MOST_HANDED_BACK = 10_000
 _STUCK_SECONDS = 2.0
-"""Waiting events of a type may be handed back when no handler of the type began or ended for this many seconds."""
+"""When no handler of a type has begun or ended for this many seconds, waiting events of the type are handed back."""
 _BACK_SECONDS = (30.0, 300.0)
 """The first and the longest pause until an event that was handed back is redelivered, in seconds."""
 _CANCELLED_PAUSE = 1.0
@@ -61,9 +61,9 @@ class EventConsumer:
     there is handled alone the next time. So only the event that killed the process can be parked because the process
     died.
 
-    With `ordering="key"` the events of one key are handled strictly one after the other, while events of other
-    partitions are handled concurrently. Once an event is parked, the later events of its key are parked behind that
-    event, so that all can be replayed in order.
+    With `ordering="key"` the events of one key, which share a partition, are handled strictly one after the other.
+    Different partitions are handled concurrently. Once an event is parked, the later events of its key are parked
+    behind that event, so that all can be replayed in order.
 
     Args:
         subscription: Delivers the events.
@@ -255,7 +255,7 @@ class EventConsumer:
         """Hand back deliveries that wait behind hanging handlers, so that events of other types are delivered here.
 
         Before a delivery goes back, the inbox records that its event was not started. Without this record, the
-        redelivered event would look like an event that killed this process. Events that were started before stay here.
+        redelivered event would look like an event that killed this process. Events started in an earlier delivery stay.
         """
         while True:
             await asyncio.sleep(_STUCK_CHECK_SECONDS)
@@ -285,7 +285,7 @@ class EventConsumer:
     def _may_go_back(self, delivery: Delivery) -> bool:
         """Return whether it is certain that the event was never started.
 
-        No event is started before its first delivery, or in a delivery that this process handed back.
+        This is certain in the first delivery, and when this process has handed back every earlier delivery.
         """
         before = self._handed_back.get((delivery.subject, delivery.sequence), 0)
         return delivery.attempt == before + 1

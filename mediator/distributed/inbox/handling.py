@@ -20,7 +20,7 @@ from mediator.transactions import Outcome, TransactionMode
 from mediator.watching import check_awaited
 
 Admit = Callable[[UnitOfWork], Awaitable[Admission]]
-"""Runs the first statements of the transaction. The handlers run only when the function returns `NEW`."""
+"""Runs the first statements of the transaction. The handlers run only when this function returns `NEW`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Handling:
             async with limit:
                 try:
                     admission = await self._run()
-                except Exception as error:  # raised below: from Python 3.13 on `asyncio.timeout` changes errors
+                except Exception as error:  # raised below, because `asyncio.timeout` changes errors since Python 3.13
                     failure = error
         except TimeoutError as error:
             failure = error

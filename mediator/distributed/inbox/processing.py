@@ -34,19 +34,19 @@ from mediator.transactions import Outcome
 _TAKE_BACK_SECONDS = 0.9
 """Longest time that a stopping consumer waits for the database to remove a start from the count, in seconds."""
 _ALONE_SECONDS = 10.0
-"""The longest time for which a suspect is handled alone, in seconds, except in its last allowed start.
+"""A suspect is handled alone for at most this many seconds. In its last allowed start there is no such limit.
 
 An event that kills its process usually does so within this time.
 """
 
 _CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
-"""A publisher can cause these reasons at will. So their log lines are rate-limited; every event is still parked."""
+"""Reasons that a publisher can cause at will. Their log lines are rate-limited, but every event is parked."""
 
 _WITHOUT_LIMIT = 2**31 - 2
 _LOSSES = 3
-"""After handlers have lost the connection this many times although the database answers, they count as failed."""
+"""The number of lost connections, while the database answers, after which the handlers of an event count as failed."""
 _FULL_LOSSES = 10
-"""After the database has had too little space for an event this many times, the event counts as failed.
+"""The number of tries without enough space in the database after which the handlers of an event count as failed.
 
 All these tries together take half a minute.
 """
@@ -61,11 +61,11 @@ class ProcessingParts:
         classes: The event class of each wire type that is handled.
         ordered: `True` if later events of a key wait for earlier events.
         parking: Keeps parked events; without parking, failing events are tried again without end.
-        fatal_errors: Errors that another attempt would raise again.
+        fatal_errors: Errors after which an event is parked at once, because another attempt would raise them again.
         unknown_type_grace: How long an event of an unknown type may wait for a handler, in seconds since the event was
             stored.
         now: Returns the time in seconds since the epoch.
-        limited_log: The same as `log`, rate-limited, for lines that a publisher can cause at will.
+        limited_log: A rate-limited form of `log`, for lines that a publisher can cause at will.
     """
 
     group: str
@@ -89,7 +89,7 @@ class Attempt:
     """Counts one start of a redelivered event. The start at a first delivery is not counted, to save a transaction.
 
     A suspect is handled alone, and its start is counted only when no other event is being handled. If the process dies
-    again, no other event can be the cause.
+    in that start, no other event can be the cause.
 
     Attributes:
         guard: Acquires the lock of this process for the event, and releases the lock when the delivery is settled.
@@ -119,10 +119,10 @@ class Attempt:
 
     @asynccontextmanager
     async def joined(self) -> AsyncGenerator[None, None]:
-        """Let other events be handled concurrently with a suspect after the body has run for `_ALONE_SECONDS`.
+        """Run the body. After `_ALONE_SECONDS`, let other events be handled at the same time as the suspect.
 
-        Just before other events join, the start of the suspect is recorded as ended. In its last allowed start a
-        suspect stays alone, so that the suspect is known to be the cause if the process dies.
+        Just before that, the start of the suspect is recorded as ended. A suspect in its last allowed start stays
+        alone, so that the suspect is known to be the cause if the process dies.
         """
         if not self.guard.is_exclusive or self.number >= self._limit:
             yield
@@ -134,7 +134,7 @@ class Attempt:
         await asyncio.sleep(_ALONE_SECONDS)
         try:
             await self._inbox.end(*self._row, self.number)
-        except Exception as error:  # the other events wait until the suspect has ended
+        except Exception as error:  # other events wait until the suspect has been handled
             self._log.warning("a suspect stays alone", event_id=self._row[2], error=type(error).__name__)
         else:
             self.guard.downgrade()
@@ -170,7 +170,7 @@ class Attempt:
 
 
 class _OutageError(Exception):
-    """Carries the error that showed an outage to the code that waits for the end of the outage."""
+    """Raised when `error` shows an outage. The code that waits for the end of the outage catches it."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class Processing:
             ending = self._put_back(error, self._pause())
         try:
             await ending()
-        except Exception as error:  # the broker redelivers the event, and the inbox knows whether it took effect
+        except Exception as error:  # the event is redelivered, and the inbox knows whether the event took effect
             self._parts.log.warning("delivery not settled", error=shown_error(error), sequence=self._delivery.sequence)
 
     async def _decide_despite_outages(self) -> Settlement:
@@ -250,8 +250,8 @@ class Processing:
     async def _is_known_by_its_former_id(self) -> bool:
         """Return whether the event was recorded under the id that it had before version 2 of the tables.
 
-        A record that is older than this event does not count. Such a record belongs to an event that had the same
-        subject and sequence in a stream that was deleted.
+        A record that is older than this event does not count. Such a record belongs to an event with the same
+        subject and sequence in an earlier stream, which was deleted.
         """
         known, delivery = self._identity, self._delivery
         if known.former_id is None:
@@ -279,7 +279,7 @@ class Processing:
         return self._put_back(error, pause, log=self._parts.limited_log.warning)
 
     def _is_of_its_subject(self, wire: str) -> bool:
-        """Return whether the subject, as `events.orders.placed.7`, contains the event type, as in `orders.placed.v2`."""
+        """Return whether the type fits the subject: `orders.placed.v2` fits the subject `events.orders.placed.7`."""
         try:
             event_type, _ = split_wire_type(wire)
         except ValueError:
@@ -338,7 +338,7 @@ class Processing:
         self._decided = partial(self._try_again, error, pause)
         try:
             await self._attempt.end()
-        except Exception as failure:  # the start now counts as a start in which the process died
+        except Exception as failure:  # without the record, the process seems to have died in this start
             await self._refuse_outage(failure)
             self._parts.log.warning("failure not recorded", **self._of_failure(failure))
         return self._put_back(error, pause)
@@ -346,7 +346,7 @@ class Processing:
     async def _is_outage(self, error: BaseException) -> bool:
         """Return whether an error was caused by the database or its outbox, and not by the handlers.
 
-        If handlers lose the connection several times although the database answers, they count as the cause.
+        When the database answers, but the handlers have lost the connection several times, the handlers are the cause.
         """
         if is_backlog(error):
             self._met_full_outbox = True
@@ -361,7 +361,7 @@ class Processing:
             raise _OutageError(failure) from failure
 
     def _of_failure(self, failure: Exception) -> dict[str, Any]:
-        """Return the log fields of an error that prevented the recording of a failure."""
+        """Return the log fields of an error that was raised while a failure was recorded or an event was parked."""
         return {"error": type(failure).__name__, "reason": text_of(failure), "event_id": self._identity.event_id}
 
     def _log_failure(self) -> None:
@@ -398,7 +398,7 @@ class Processing:
             await failpoints.reach("consumer.before_park")
             try:
                 parked = await self._parts.parking.park(event)
-            except Exception as failure:  # the event is redelivered, and the failure of its handlers is recorded
+            except Exception as failure:  # instead of being parked, the event is tried again
                 await self._refuse_outage(failure)
                 self._parts.log.warning("event not parked", **self._of_failure(failure))
                 return await self._try_again(error or failure, self._pause())

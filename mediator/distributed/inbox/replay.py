@@ -43,7 +43,7 @@ class ParkedReplay:
 
     Args:
         parking: Keeps the parked events.
-        consumers: The consumers that may have parked these events.
+        consumers: The consumers whose parked events can be replayed.
         rate: The largest number of events that are tried per second; `None` for no limit.
         clock: Returns the monotonic time in seconds.
         sleep: Waits for the given number of seconds.
@@ -130,7 +130,7 @@ class ParkedReplay:
             return None
         except ParkedEventBlockedError as error:
             return Replayed(event, "blocked", error)
-        except (Exception, asyncio.CancelledError) as error:  # yielded to the caller, and kept with the event
+        except (Exception, asyncio.CancelledError) as error:  # given to the caller, and stored with the event
             if is_own_cancellation(error):
                 raise
             await self._parking.note_failure(event.number, error)

@@ -9,7 +9,7 @@ from mediator.errors import SettingError
 from mediator.settings import check_counts, is_pause
 
 DELAYS = (0.0, 1.0, 5.0, 30.0, 120.0, 600.0, 600.0)
-"""The pause after each failure of an event without order, in seconds."""
+"""The pause after each failure of an event with `ordering="none"`, in seconds."""
 ORDERED_DELAYS = (0.0, 1.0, 3.0)
 """The pauses of an event with `ordering="key"`, in seconds. During each pause the event's partition waits."""
 LONGEST_ORDERED = 5.0

@@ -35,8 +35,8 @@ class Outages:
     leader. During the outage the events of the domain wait in the outbox, and their failures are not counted.
 
     Some errors do not show whether only one stream or the whole broker is unavailable. After such an error the domains
-    of the failed events are suspected, and the relay tries other domains first. When the broker answers for another
-    domain, an outage of each suspected domain begins. `clock` returns the monotonic time in seconds.
+    of the failed events are suspected, and the relay tries other domains first. When the broker answers for a
+    domain that is not suspected, an outage of each suspected domain begins. `clock` returns monotonic seconds.
     """
 
     def __init__(self, rng: random.Random, clock: Callable[[], float]) -> None:
@@ -93,12 +93,11 @@ class Outages:
         return None
 
     def forget(self, *, left_out: Collection[str], results: Sequence[PublishResult]) -> None:
-        """Forget the outage of each domain that is neither in `left_out` nor in `results`.
+        """Forget the outage of each domain without events to claim: a domain neither in `left_out` nor in `results`.
 
-        Call this when no events wait except those of the last claim, which has the given results and left out the
-        domains in `left_out`. Another relay has then published the events of such a domain, or these events wait behind
-        a refused event, so no result of this relay would end the outage. Nothing is logged, because it is not known
-        whether the stream is available again.
+        Call this when the last claim left no further events to claim. `left_out` has the domains that the last claim
+        left out, and `results` has its results. For a domain without events to claim, this relay would get no result
+        that ends the outage. Nothing is logged, because it is not known whether the stream is available again.
         """
         waiting = {*left_out, *(_domain(result) for result in results)}
         for domain in self._outages.keys() - waiting:

@@ -43,7 +43,7 @@ class OutboxRelay:
         batch_timeout: The longest time that the publisher may take for a batch, in seconds. When a process hangs,
             another relay can claim the events of that process after 10 s.
         drain_timeout: The time in which the current batch must end when the relay is stopped, in seconds. After the
-            batch, a running deletion of old events must end in the same time.
+            batch, a running deletion of old events has the same time again.
         clean_interval: The interval at which old events are deleted from the archive, in seconds.
         rng: The random number generator for the jitter of pauses.
         clock: Returns the monotonic time in seconds, for the pauses of single domains.
@@ -132,7 +132,7 @@ class OutboxRelay:
             # The timers count only when no more events wait. Else the next claim is due after `look_again`.
             pause = min(await self._timers()) if look_again is None else look_again
             return pause if _may_differ(results) else max(pause, min(SHORTEST_PAUSE, self._poll_interval))
-        except (Exception, asyncio.CancelledError) as error:  # logged: the events are still in the outbox
+        except (Exception, asyncio.CancelledError) as error:  # `_in_trouble` logs the error; no event is lost
             if is_own_cancellation(error):
                 raise
             self._in_trouble(error)
@@ -149,7 +149,7 @@ class OutboxRelay:
         async with self._outbox.claim(self._batch_size, without=left_out) as batch:
             results = await self._publish_batch(batch) if batch.events else ()
         if not results and self._outages.retry_suspects():
-            # No other domain has events that would show whether the broker is available.
+            # Other domains have no events, so only the suspected domains can show whether the broker is available.
             return await self._relay_batch()
         trouble = self._outages.note(results)
         if trouble is not None:

@@ -84,7 +84,7 @@ class Republishing:
         return self._throttle.batch
 
     async def run(self, which: OutboxFilter, /, *, after: int = 0) -> AsyncGenerator[Republished]:
-        """Publish the matching events with sequences above `after`, and yield the result of each batch once it is done.
+        """Publish the matching events with sequences above `after`, and yield a result after each batch.
 
         Raises:
             PublisherUnavailableError: The broker was unavailable for longer than `patience`. The yielded batches are

@@ -31,9 +31,9 @@ class Absent:
     Attributes:
         record: The event.
         stream: The name of its stream.
-        outcome: `missing`: the broker has lost it. `expired`: the stream no longer keeps events of its age. `dropped`:
-            the stream dropped it to make room. `refilled`: it was missing, was published again, and is in the stream
-            now. `failed`: it was published again, but is still missing.
+        outcome: `missing`: the broker has lost the event. `expired`: the stream no longer keeps events of this age.
+            `dropped`: the stream deleted the event to make room. `refilled`: the missing event was published again, and
+            is in the stream now. `failed`: the event was published again, but is still missing.
     """
 
     record: OutboxRecord
@@ -108,10 +108,10 @@ class Verification:
     async def run(self, which: OutboxFilter, /) -> AsyncGenerator[Absent]:
         """Compare the matching events, and yield each event that its stream does not hold, in the order of the archive.
 
-        A missing event that was published again is yielded once the stream holds the event.
+        A missing event that is published again is yielded after that, as `refilled` or `failed`.
 
         Raises:
-            PublisherUnavailableError: The broker stopped answering. The events refilled so far stay in the streams.
+            PublisherUnavailableError: The broker stopped answering. Events published again so far stay in the streams.
         """
         wanted, after = replace(which, place="archived"), 0
         while (chunk := await self._read(wanted, after)).events:
@@ -159,7 +159,7 @@ class Verification:
                     yield Absent(record, self._streams.stream(record.domain), outcome)
 
     async def _refill(self, republishing: Republishing, which: OutboxFilter, chunk: _Chunk) -> dict[str, set[bytes]]:
-        """Publish the missing events of a chunk. Return, for each domain, the digests of the events that arrived."""
+        """Publish the missing events of a chunk. Return, for each domain, the digests of those that arrived."""
         sent: dict[str, set[bytes]] = {domain: set() for domain in chunk.ids}
         async with aclosing(self._absent(which, chunk)) as pages:
             async for page in pages:

@@ -59,8 +59,8 @@ class RequestResponder:
         concurrency: The number of requests that are handled at a time. Each running request takes one place. An eighth
             of the places, and at least one place, is kept free for names of which no request is running, so that
             requests of one name cannot take all places.
-        waiting: The number of requests that may wait for a place. When more would wait, the newest request of the name
-            with the most waiting requests gets the reply `BUSY`.
+        waiting: The number of requests that may wait for a place. When more would wait, the name with the most
+            waiting requests is chosen, and the newest request of that name gets the reply `BUSY`.
         handler_timeout: The longest time that one request may take, including its authentication, in seconds. After
             that time the request is cancelled, and a reply tells the sender that the request failed, even if the sender
             would wait longer.
@@ -183,13 +183,13 @@ class RequestResponder:
                     if shorter is None:
                         raise
                     await incoming.reply(shorter(error))
-        except (Exception, asyncio.CancelledError) as error:  # logged: the sender waits until its timeout
+        except (Exception, asyncio.CancelledError) as error:  # without a reply, the sender waits until its timeout
             if is_own_cancellation(error):
                 raise
             self._limited_log.warning("answer not sent", request=incoming.call.name, error=type(error).__name__)
 
     def _until(self, incoming: IncomingCall) -> float:
-        """Return the loop time until which the sender waits, at most `handler_timeout` from now."""
+        """Return the loop time at which the sender gives up, or `handler_timeout` from now if that is earlier."""
         seconds = min(incoming.call.timeout - incoming.waited, self._handler_timeout)
         return asyncio.get_running_loop().time() + seconds
 
@@ -226,7 +226,7 @@ class RequestResponder:
                 response = await self._mediator.send(request, context=context)
         except NotAuthorizedError as error:
             return self._refused(call, message_id, error)
-        except (Exception, asyncio.CancelledError) as error:  # logged: the caller gets the log id
+        except (Exception, asyncio.CancelledError) as error:  # logged below; the caller gets the id in the log line
             if is_own_cancellation(error):
                 raise
             outcome = _outcome(error)
@@ -236,7 +236,7 @@ class RequestResponder:
                 return None
             if not isinstance(outcome, CommittedError):
                 return self._failed(call, message_id, error)
-            # Logged only: after `FAILED` the caller would send the request again.
+            # The reply is not `FAILED`, because the caller would then send the request again.
             kind, stack = type(error).__name__, traceback_of(error)
             self._log.error("request failed after the commit", error=kind, stack=stack, **context.log_fields())
             if outcome.message is not None and outcome.message is not request:  # only a part of the request committed
@@ -245,7 +245,7 @@ class RequestResponder:
         try:
             contract = self._contracts[call.name]
             return RemoteReply(ReplyStatus.OK, encoded_response(self._channel.codec, response, contract.response))
-        except Exception as error:  # committed: after `FAILED` the caller would send the request again
+        except Exception as error:  # the request has been handled, so the reply is not `FAILED`
             return self._unreadable(call, message_id, error, "it cannot be encoded there")
 
     def _context(self, call: RemoteCall, message_id: str, caller: Caller | None) -> MessageContext:
@@ -292,7 +292,7 @@ def _is_given_up(incoming: IncomingCall) -> bool:
 
 
 def _outcome(error: BaseException) -> BaseException:
-    """Return the error, or the cause of a timeout or cancellation. Only the cause tells the outcome of a commit."""
+    """Return the error; or, for a timeout or cancellation, its cause, which may tell the outcome of a commit."""
     cause: BaseException | None = error
     while isinstance(cause, TimeoutError | asyncio.CancelledError) and not isinstance(cause, MediatorError):
         cause = cause.__cause__

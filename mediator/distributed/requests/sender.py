@@ -49,7 +49,7 @@ class RemoteSender:
         ids: Makes the ids of requests.
 
     Raises:
-        SettingError: The timeout is not above 0 and at most an hour.
+        SettingError: The timeout is 0 or less, or longer than an hour.
     """
 
     def __init__(

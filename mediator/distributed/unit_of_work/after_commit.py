@@ -132,7 +132,7 @@ def _grouped(error: BaseException) -> tuple[BaseException, ...]:
 def _has_committed(error: BaseException, message: object) -> bool:
     """Return whether the notification had committed before `error` was raised.
 
-    A group has the errors of handlers that commit separately. Then each of these handlers must have committed.
+    If `error` is a group of the errors of handlers that commit separately, all of these handlers must have committed.
     """
     if grouped := _grouped(error):
         return all(_has_committed(each, message) for each in grouped)
@@ -142,7 +142,7 @@ def _has_committed(error: BaseException, message: object) -> bool:
 def _not_committed(error: BaseException, message: object) -> list[object]:
     """Return the notifications that have to be published again.
 
-    The given notification is left out if it committed. Failed notifications that waited for that commit are included.
+    The given notification is left out if it committed. Notifications that waited for that commit and failed are added.
     """
     itself = [] if _has_committed(error, message) else [message]
     return [*itself, *_following(error, message)]

@@ -257,7 +257,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     def join_scope(self) -> None:
         """Register this unit of work in the scope.
 
-        Each commit in the scope first checks all registered units of work for changes that nothing would write.
+        Before each commit in the scope, the other registered units of work are checked for changes that would be lost.
         """
         frame = current_frame()
         if frame is not None and not frame.closed:
@@ -326,8 +326,8 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 
         Args:
             response: The response of the command, which the scope keeps together with the outcome.
-            then: Called with the events right after the commit, instead of storing the events in the outbox. The
-                function has to limit its own duration. Its errors are raised to the caller.
+            then: A function to call with the events right after the commit. The events are then not stored in the
+                outbox. The function has to limit its own duration. Its errors are raised to the caller.
             after_commit_timeout: How long all calls that waited for the commit may take, in seconds.
 
         Raises:

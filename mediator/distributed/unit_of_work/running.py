@@ -130,7 +130,7 @@ class Doom:
 
 @dataclass(slots=True)
 class _Level:
-    """The numbers of events and calls at a savepoint or at `begin`, and the doom of the work since then."""
+    """How many events and calls there were at a savepoint or at `begin`, and the doom of the work since then."""
 
     events: int
     calls: int
@@ -170,7 +170,7 @@ class RunningTransaction:
 
     @property
     def dispatch(self) -> Frame:
-        """The dispatch that began the transaction, even if a scope inside that dispatch began the transaction."""
+        """The dispatch in which the transaction began, perhaps in a scope that was opened for a part of it."""
         return self.frame.dispatch or self.frame
 
     def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
