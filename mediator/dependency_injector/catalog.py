@@ -100,7 +100,7 @@ def _by_type(container: Any, path: str, problems: list[Problem]) -> Iterator[Bin
                 continue
             binding = Binding(provider, cls, label, kind)
             news = {(provider, kind, message) for message in binding.messages} - taken
-            if news:  # false for another candidate of a `Selector` that handles the same message
+            if news:  # empty if an earlier candidate of a `Selector` handles the same messages
                 taken |= news
                 yield binding
 

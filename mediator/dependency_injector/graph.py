@@ -186,7 +186,7 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
     # A provider that overrides a `Scoped` is called once per scope.
     replacing = {kinds.overriding(each) for each in graph.calls if isinstance(each, Scoped)}
     for provider in graph.calls:
-        resource = isinstance(provider, kinds.RESOURCES)  # its `provides` may be a unit of work to enter
+        resource = isinstance(provider, kinds.RESOURCES)  # a resource may enter a unit of work
         cls = class_of(provider.provides) if resource else provided_class(provider)
         if cls is None or not issubclass(cls, _PER_SCOPE) or provider.last_overriding is not None:
             continue

@@ -122,8 +122,8 @@ def rewired(cls: ContainerClass) -> ContainerClass:
 def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[str], memo: dict[int, Any]) -> None:
     """Copy the redeclared provider called `name`. Before that, copy the redeclared providers that it contains.
 
-    Afterwards, `memo` maps each earlier provider called `name` to the copy. When a provider that uses an earlier provider is
-    copied later, the result uses the copy instead.
+    Afterwards, `memo` maps each earlier provider (see `earlier_providers`) called `name` to the copy. A provider that is
+    copied later with this `memo` uses the copy instead of the earlier provider.
     """
     if name in begun:
         return
@@ -169,7 +169,7 @@ def _inside(provider: Any) -> list[Any]:
 def earlier_providers(cls: Any) -> dict[Any, tuple[str, type]]:
     """Return the earlier providers of a container class: providers of base classes whose names were declared again.
 
-    Each is returned with its name and its base class. In a nested container, the name is a path, such as `"billing.engine"`.
+    The values are pairs of a name and a base class. In a nested container, the name is a path, such as `"billing.engine"`.
     """
     found: dict[Any, tuple[str, type]] = {}
     for base in cls.__mro__:

@@ -102,7 +102,7 @@ def arguments_for(
         chosen = _choose(parameter, hints, candidates)
         if isinstance(chosen, Missing):
             missing.append(chosen)
-        elif parameter.kind is parameter.POSITIONAL_ONLY:  # a default is passed, too, so that later positions are right
+        elif parameter.kind is parameter.POSITIONAL_ONLY:  # a default keeps the positions of later arguments
             args.append(chosen.provider if chosen else parameter.default)
         elif chosen is not None:
             kwargs[parameter.name] = chosen.provider
@@ -203,7 +203,7 @@ def contents_of(packages: Sequence[str], exclude: Sequence[str]) -> Contents:
         found |= dict.fromkeys(classes)
         if not classes and len(faults) == known:
             faults.append((package, "contains no handler, and no collaborator of a behavior."))
-    if not faults:  # after a fault, an excluded class may be in a module that could not be imported
+    if not faults:  # a class that seems missing may be in a module that could not be imported
         faults += [(name, "is excluded, and there is no such module or class.") for name in exclusion.unused]
     return Contents(tuple(found), tuple(faults))
 

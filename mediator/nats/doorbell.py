@@ -24,7 +24,7 @@ _OPENED = b"opened"
 class NatsDoorbell(Doorbell):
     """Tells other processes that events were committed. `open_doorbell` creates a `NatsDoorbell`.
 
-    Rings are sent as messages on the subject `mediator-wake.<name>`.
+    Each call of `ring` leads to a message on the subject `mediator-wake.<name>`.
 
     Args:
         connection: The connection to the broker. Messages are sent and received through the client for publishing.
@@ -60,7 +60,7 @@ class NatsDoorbell(Doorbell):
                 client = await self._connection.client("publish", timeout=_CONNECT_SECONDS)
                 await client.publish(self._subject, self._own)
             except (PublisherUnavailableError, nats.errors.Error, OSError):
-                await asyncio.sleep(self._pause)  # a lost ring does no harm: without the broker, no relay can publish
+                await asyncio.sleep(self._pause)  # losing a ring is harmless: no relay can publish without the broker
             await asyncio.sleep(self._pause)
 
     async def receive(self) -> None:

@@ -122,7 +122,7 @@ class HeaderScan:
 
     async def _is_more(self) -> bool:
         """Return whether the stream's leader has a message that was not read yet."""
-        if self._since is not None and not self._seen:  # the request below needs a sequence: read the whole stream
+        if self._since is not None and not self._seen:  # nothing was read: try again without `since`
             self._since = None
             return True
         api = await self._api()

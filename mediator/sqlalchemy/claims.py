@@ -136,12 +136,12 @@ This is a quarter of all buckets, so that four relays can claim concurrently.
 """
 
 _IS_VALID = buckets.c.bucket.between(0, BUCKETS - 1)
-"""Matches the rows of the valid buckets. Relays do not lock other rows, since no events belong to other rows."""
+"""Matches the rows with the number of a bucket. Relays do not lock rows with invalid numbers, which have no events."""
 
 _CROWDED_SECONDS = 5.0
 """Seconds for which a relay locks only `_SHARE` buckets after it has noticed another relay."""
 _LOCK_SECONDS = 1.0
-"""Seconds a relay waits for the lock of a bucket when all buckets are locked."""
+"""Seconds that a relay waits for the lock of a bucket when other relays have locked all buckets."""
 
 
 class BucketClaims(Claims):
@@ -149,10 +149,10 @@ class BucketClaims(Claims):
 
     Each event belongs to one of 64 buckets, by the hash of its partition key. A relay locks rows in the table of
     buckets, and claims only events of the buckets that it has locked. When a relay finds a bucket locked, it assumes
-    for some seconds that other relays are active. When a relay finds every bucket locked, it waits for the lock of one
-    bucket, until the relay that holds this lock ends its claim. At its next claim, the relay that held the lock finds
-    the bucket locked, and leaves some buckets to other relays. The server ends the transaction of a relay that executes
-    no statement for `frozen_seconds`.
+    for some seconds that other relays are active. Suppose that relay A has locked every bucket. Relay B waits for the
+    lock of one bucket, and gets the lock when A ends its claim. At its next claim, A finds this bucket locked, and
+    leaves some buckets to B. The server ends the transaction of a relay that executes no statement for
+    `frozen_seconds`.
     """
 
     def __init__(
@@ -243,8 +243,8 @@ class BucketClaims(Claims):
     async def _lock(self, connection: AsyncConnection, wanted: int) -> set[int]:
         """Lock up to `wanted` free buckets, and return their numbers. When no bucket is free, wait for one bucket.
 
-        The next call starts `wanted` buckets later, so that a relay that locks only some buckets publishes the events
-        of all buckets in turn.
+        The next call begins `wanted` buckets after this call. A relay that locks only some buckets thereby publishes
+        the events of all buckets in turn.
         """
         place = (buckets.c.bucket + (BUCKETS - self._first)) % BUCKETS
         unlocked = select(buckets.c.bucket).where(_IS_VALID).order_by(place).limit(wanted)

@@ -67,7 +67,7 @@ class SqlAlchemyOutboxContents(OutboxContents):
         return OutboxCount(int(row.events), None if row.oldest is None else round(row.oldest, 3))
 
     async def get(self, event_id: str, /) -> tuple[OutboxRecord, CloudEvent]:
-        for table in (outbox, archive):  # outbox first: an event that moves meanwhile is found in the archive
+        for table in (outbox, archive):  # in this order: an event may move to the archive between the queries
             payload = (table.c.content_type, table.c.extensions, table.c.data)
             wanted = select(*_columns(table), *payload).where(is_one_of_texts(table.c.id, (event_id,)))
             for row in await self._rows(wanted.order_by(table.c.sequence).limit(1)):

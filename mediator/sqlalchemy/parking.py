@@ -110,7 +110,7 @@ class SqlAlchemyParking(Parking):
             event = await _take(connection, number)
             row = self._database.insert(outbox).values(sequence=event.sequence, **columns_of(released_event(event)))
             while (await connection.execute(row.on_conflict_do_nothing())).rowcount != 1:
-                await _check_absent(connection, event)  # raises an error unless the conflicting event has left
+                await _check_absent(connection, event)  # no error if the conflicting event has left the outbox
         self._database.wake()
         return event
 

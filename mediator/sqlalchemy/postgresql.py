@@ -63,7 +63,7 @@ class Connecting:
         return hiding([*values, *(options if is_password_split else ())])(text)
 
     def through(self, connect: Connect) -> "Connecting":
-        """Return a copy that opens connections with `connect`, unless this object was created with a function."""
+        """Return a copy that opens connections with the function of this object or, if there is none, with `connect`."""
         return Connecting(self._arguments, self._connect or connect)
 
 
@@ -167,15 +167,15 @@ class PostgresqlDatabase(Database):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(self._lock_timeout * 1000)}")
 
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
-        """Translate errors of the server and of the connection to the server.
+        """Return this library's error for an error of the server or of the connection; `None` for other errors.
 
         An error of COMMIT or ROLLBACK is translated only when the server reports a fault of its own, such as a full
-        disk: the server has then rolled back. After all other errors of COMMIT, the outcome is not known yet.
+        disk. After this report, the transaction is rolled back. After other errors of COMMIT, its outcome is unknown.
         """
         error = context.original_exception
         if context.connection is None:
             return DatabaseUnavailableError(self.name, str(error))
-        if (sqlstate_of(error) or "").startswith(_SERVER_FAULTS):  # even an error of COMMIT: the server has answered
+        if (sqlstate_of(error) or "").startswith(_SERVER_FAULTS):  # the outcome is known, even of a COMMIT
             return DatabaseWriteError(self.name, str(error))
         if context.statement is None:
             return None
@@ -206,7 +206,7 @@ class PostgresqlDatabase(Database):
     def _check_commit(self, connection: Connection) -> None:
         """Raise an error instead of sending COMMIT when the connection is closed or the transaction has ended.
 
-        Without COMMIT, nothing is committed. An error of COMMIT itself would leave the outcome unknown.
+        When COMMIT is not sent, nothing is committed. When COMMIT is sent and fails, the outcome is unknown.
         """
         driver_connection: Any = connection.connection.driver_connection
         if mode_of(connection) == "write" and driver_connection.is_closed():
@@ -275,7 +275,7 @@ def _refuse_ended_transaction(
 
 
 def _check_running(connection: Connection) -> None:
-    """Raise a `NoUnitOfWorkError` after a handler has ended the transaction with the statement COMMIT or ROLLBACK.
+    """Raise a `NoUnitOfWorkError` if a handler has ended the transaction with the statement COMMIT or ROLLBACK.
 
     Without this error, PostgreSQL would commit each further statement at once.
     """
@@ -337,7 +337,7 @@ def sqlstate_of(error: BaseException | None) -> str | None:
 
 
 def _is_inner(mode: str | None) -> bool:
-    """Return whether an outer transaction waits until the transaction of a connection ends.
+    """Return whether a connection's transaction is an inner transaction: an outer transaction waits for its end.
 
     The outer transaction belongs to an enclosing dispatch, or (for `mode=None`) to the dispatch whose handler has
     opened the connection itself.

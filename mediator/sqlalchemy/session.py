@@ -86,7 +86,7 @@ class OwnedSession(Session):
     def flush(self, objects: Sequence[Any] | None = None) -> None:
         """Write all changes. Changed objects of earlier transactions are refreshed first.
 
-        If the row of a refreshed object has other values than were loaded, a `StaleObjectError` is raised.
+        If a row has changed since its object was loaded, a `StaleObjectError` is raised.
         """
         if not self.outdated:
             self._read_anew(changed=True)

@@ -119,9 +119,9 @@ def _keeping(insert: Any, moved: FromClause, now: ColumnElement[float], *chosen:
 
     A moved event is left out when the archive already has an event with the same id.
 
-    A database that was restored from a backup can assign a sequence a second time. When the archive has another event
-    with the sequence of a moved event, the moved event replaces the archived event, because a broker is more likely to
-    lose the newer event.
+    A database that was restored from a backup can assign a sequence a second time. Then an event with this sequence, but
+    with a different id, may already be in the archive. The moved event replaces the archived event, because a broker is
+    more likely to lose the newer event.
 
     Each id is looked up with a subquery, so that the database uses the index whatever the table's statistics say.
     """

@@ -316,7 +316,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._committing = connection
 
     def _has_committed(self) -> bool:
-        """Return whether the database has confirmed COMMIT, after which SQLAlchemy ends its transaction object."""
+        """Return whether the database has confirmed COMMIT. SQLAlchemy ends its transaction object only afterwards."""
         return self._committing is not None and self._committing.get_transaction() is None
 
     async def _abandon_session(self) -> None:

@@ -29,7 +29,7 @@ class Finding:
 
     Attributes:
         name: The name of the finding, for programs: `stream-missing`.
-        label: `container.<name>` of the part. In a finding about a stream or consumer, its name follows.
+        label: `container.<name>` of the part. The name of a stream or consumer may follow.
         remedy: What to do; empty when nothing needs to be done.
     """
 

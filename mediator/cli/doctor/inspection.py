@@ -35,7 +35,7 @@ class StreamState:
         max_age: Seconds for which events stay; 0 means forever.
         max_bytes: The maximum size in bytes; -1 means no limit.
         duplicate_window: Seconds for which the stream recognizes the id of an event, and drops duplicates.
-        persist_mode: `"async"` when the stream acknowledges events before it writes them; else empty.
+        persist_mode: `"async"` when the stream acknowledges an event before it writes the event to disk; else empty.
         partitions: The number of partitions of each event type; 0 when the stream does not state the number.
         offline_replicas: The servers whose copy is offline or behind.
     """
@@ -60,7 +60,7 @@ class ConsumerState:
     """The state of a consumer.
 
     Attributes:
-        max_deliver: The number of deliveries after which the broker drops an event; -1 means never.
+        max_deliver: The number of deliveries after which the broker drops an event; -1 means that no event is dropped.
         ack_wait: Seconds for which the broker waits for an acknowledgement.
         max_ack_pending: The number of events that may be delivered and not yet acknowledged.
         pending: The number of messages that the consumer still has to deliver.

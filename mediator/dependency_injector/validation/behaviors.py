@@ -162,7 +162,7 @@ def _asks(behavior: Binding, side: str) -> dict[str | None, str]:
 
 
 def _rivals(registry: Registry, behaviors: Any, message: type) -> Iterator[tuple[Binding, Binding, str]]:
-    """Yield a fault for each behavior that has the `one_of` of a chosen behavior, and is as specific as that behavior."""
+    """Yield a fault for each behavior that has the same `one_of` as a chosen behavior and is equally specific."""
     for chosen in behaviors:
         name = getattr(chosen.cls, "one_of", None)
         for other in registry.behaviors if name else ():
@@ -249,7 +249,7 @@ def _not_awaited(behavior: Binding) -> Iterator[Problem]:
     name = list(inspect.signature(handle).parameters)[-1]
     try:
         (function,) = ast.parse(textwrap.dedent(inspect.getsource(handle))).body
-    except (OSError, TypeError, SyntaxError, ValueError):  # typed interactively, generated, or only part of a statement
+    except (OSError, TypeError, SyntaxError, ValueError):  # the source is missing, or is only a part of a statement
         return
     for node in _own_nodes(function):
         called: Any = getattr(node.value, "func", None) if isinstance(node, ast.Expr | ast.Return) else None

@@ -97,7 +97,7 @@ _STEPS = ("decode_data", "convert")
 def find_upcaster_faults(container: Any, events: Mapping[type, str], handled: Iterable[type]) -> Iterator[Problem]:
     """Yield the faults of upcasters that cannot work, classes that read the same version, and codecs that cannot upcast.
 
-    `events` has the label of each class. Only classes in `handled` read events, so only these compete for a version.
+    `events` has the label of each class. Two classes conflict about a version only if both are in `handled`.
     """
     sound: dict[type[DistributedEvent], str] = {}
     for event, label in events.items():

@@ -43,7 +43,7 @@ def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator
 def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
     """Yield a problem for each command that has the name of another command, if both have idempotency keys.
 
-    Responses are stored under the names of commands, so one command could be answered with a response of the other.
+    Responses are stored under the names of commands, so a command could get the response of another command.
     """
     behaviors = [each for each in catalog.behaviors if issubclass(each.cls, IdempotencyBehavior)]
     names: dict[str, type] = {}
@@ -66,7 +66,7 @@ def find_contract_faults(container: Any, catalogs: Iterable[Catalog]) -> Iterato
     handled = [b for catalog in catalogs for b in catalog.handlers if b.kind is RequestHandler]
     for label, provider, cls in instances_of(container, RequestResponder):
         names: dict[str, Any] = {}
-        exposed = given_argument(provider, "exposes")  # no list when the classes cannot be read
+        exposed = given_argument(provider, "exposes")  # for example a provider, whose classes cannot be read
         for request_class in cast("Sequence[Any]", exposed) if isinstance(exposed, list | tuple) else ():
             subject = getattr(request_class, "__name__", cls.__name__)
             try:

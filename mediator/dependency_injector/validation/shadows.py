@@ -80,9 +80,9 @@ def _is_missing(provider: Any) -> bool:
 
 
 def _wraps_itself(name: str, provider: Any, earlier: dict[Any, tuple[str, type]]) -> bool:
-    """Return whether `containers.copy` has put a copy of a provider into the provider.
+    """Return whether `containers.copy` has made a provider contain a copy of itself.
 
-    The decorator changes the redeclared `clock = Factory(Slow, Base.clock)` to `Factory(Slow, Factory(Slow, Base.clock))`.
+    `containers.copy` changes `clock = Factory(Slow, Base.clock)` to `Factory(Slow, Factory(Slow, Base.clock))`.
     """
     alike = [each for each in kinds.parts(provider) if type(each) is type(provider) and isinstance(each, kinds.CALLING)]
     copies = [each for each in alike if each.provides is provider.provides]

@@ -44,7 +44,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The credentials that were given, if any. `repr()` shows no secret.
+    """The credentials that the caller of `open_connection` gave, if any. `repr()` shows no secret.
 
     The attributes are described at `open_connection`.
     """

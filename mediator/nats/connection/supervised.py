@@ -73,7 +73,7 @@ class SupervisedClient:
             self._state = ""
             self._task = start_detached(self._run(), name="mediator nats connection")
 
-    async def client(self, timeout: float) -> Client:  # noqa: ASYNC109  # the bound is part of the promise
+    async def client(self, timeout: float) -> Client:  # noqa: ASYNC109  # each caller chooses a time limit
         """Return the connected client; wait at most `timeout` seconds for a connection.
 
         Without a connection, a `PublisherUnavailableError` is raised.

@@ -299,7 +299,7 @@ class InFlight:
             await self.send_one(client, index, f"{inbox}.{index}", {})
 
     async def send_one(self, client: Client, index: int, reply: str, headers: Mapping[str, str]) -> bool:
-        """Send a message with further headers; return whether the message was sent. The caller has checked the size."""
+        """Send a message with further headers; return whether the message was sent. The caller checks the message's size."""
         if index in self._errors:
             return False
         message = self._messages[index]

@@ -191,7 +191,7 @@ class NatsEventPublisher(EventPublisher):
         return [PublishResult(event, error, index in in_flight.duplicates) for index, (event, error) in outcomes]
 
     async def wait_for_recovery(self, seconds: float, /) -> bool:
-        """Return true as soon as there is a newer connection than at the last `publish`; return false after `seconds`."""
+        """Return true when the client has connected again since the last `publish`; return false after `seconds` seconds."""
         connected = asyncio.Event()
         forget = self.connection.on_connect("publish", connected.set)
         try:
@@ -212,7 +212,7 @@ class NatsEventPublisher(EventPublisher):
         async with self._opening:
             inbox = f"{await self._open_inbox(client)}.{number}"
         batches = AtomicBatches(in_flight, client, inbox, self._broker, self._prefix)
-        async with asyncio.TaskGroup() as domains:  # no domain waits for another domain's stream
+        async with asyncio.TaskGroup() as domains:  # a slow stream delays only the events of its own domain
             for domain in in_flight.domains():
                 domains.create_task(self._open_domain(client, in_flight, domain, batches))
             await in_flight.run(client, inbox)

@@ -26,8 +26,8 @@ class NatsDelivery(Delivery):
     connection, the broker is not informed of the call and delivers the message again.
 
     Attributes:
-        unread: Whether the application has not fetched the delivery yet.
-        remaining: The number of messages that the consumer had still to deliver after this message.
+        unread: True until the application has fetched the delivery.
+        remaining: The number of messages that the consumer still had to deliver when it delivered this message.
         seen: When the message arrived or its progress was last reported, in seconds of the monotonic clock.
     """
 

@@ -92,7 +92,7 @@ class ConsumerGroup:
 
         Raises:
             StreamNotFoundError: The stream is missing and may not be created.
-            StreamMismatchError: The stream has another number of partitions, and the group is ordered.
+            StreamMismatchError: The group is ordered, and the stream does not have `settings.partitions` partitions.
             GroupOrderingError: The group is unordered and has a consumer of an ordered group, or the reverse.
             PublisherUnavailableError: The broker did not answer, or could not create the stream.
         """
@@ -114,7 +114,7 @@ class ConsumerGroup:
         """Make sure that one consumer exists and has the right settings; raise the errors of `ensure_consumer`."""
         wanted = replace(settings, deliver=self._begun.get(settings.name, self._start))
         begun = await ensure_consumer(client, self.stream, wanted, broker=broker, provision=self._provision)
-        self._begun.setdefault(settings.name, begun)  # for a new consumer after a deletion
+        self._begun.setdefault(settings.name, begun)  # if the consumer is deleted, its successor starts there
 
     def _consumer(self, name: str, partition: str) -> ConsumerSettings:
         return ConsumerSettings(

@@ -1,4 +1,4 @@
-"""Puller: pulls the deliveries of one group from one stream, and continues after outages and changes of leader.
+"""Puller: pulls the deliveries of one group from one stream, and continues after outages of the broker.
 
 nats-py's `fetch` is not used: `fetch` takes three times as long as this module, and keeps waiting for an answer when the
 server has stopped.
@@ -45,14 +45,14 @@ class Slots:
         return True
 
     def ask(self, granted: Callable[[], None]) -> None:
-        """Take a free slot and call `granted`. If no slot is free, `granted` is called when a slot was given back."""
+        """Take a slot and call `granted`: now if a slot is free, or as soon as another consumer gives a slot back."""
         if self.take():
             granted()
         else:
             self._queue.append(granted)
 
     def give_back(self) -> None:
-        """Give a slot to the first caller in the queue. If the queue is empty, the slot becomes free."""
+        """Give a slot back. The first caller of `ask` that waits takes the slot. If no caller waits, the slot is free."""
         if self._queue:
             self._queue.popleft()()
         else:
@@ -92,7 +92,7 @@ class Pull:
     `changed` is called when there may be something to request.
 
     Attributes:
-        ready: Whether the consumer was set up, and no error has occurred since that time.
+        ready: True after the consumer was set up, until an error occurs. Then the consumer is set up again.
         held: The deliveries that are not acknowledged yet.
         generation: How often requests were abandoned. This number is part of the subject for answers, so that an answer
             to an abandoned request is recognized.
@@ -204,7 +204,7 @@ class Pull:
 
 _TIMINGS = {
     "none": PullTiming(expires=5.0, heartbeat=1.0, silence=2.5),
-    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # longer: most partitions are idle
+    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # longer intervals, because most partitions are idle
 }
 _TICK = 0.5
 _FIRST_PAUSE = 0.1
@@ -436,13 +436,13 @@ class Puller:
                 await self._client.publish(subject, body)
 
     def _note_success(self) -> None:
-        """When all consumers are ready, forget the logged errors and begin again with the shortest pause."""
+        """When all consumers are ready, forget the logged errors. The pause after the next error is the shortest again."""
         if all(pull.ready for pull in self._pulls):
             self._reported.clear()
             self._pause = _FIRST_PAUSE
 
     def _report(self, event: str, error: Exception) -> None:
-        """Log an error, unless `event` was last logged with the same reason and nothing has succeeded since then."""
+        """Log an error as `event`. When the same error repeats without a success in between, it is logged once."""
         reason = text_of(error) or type(error).__name__
         if reason != self._reported.get(event):
             self._reported[event] = reason

@@ -126,7 +126,7 @@ def consumer_config(settings: ConsumerSettings) -> dict[str, Any]:
 
 
 def consumer_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return a text for each difference that an update of the consumer must not remove."""
+    """Return a text for each difference that makes the consumer unusable, because no update may remove the difference."""
     differences = [
         f"{name} is {found.get(name)}, not {wanted[name]}" for name in _FIXED if found.get(name) != wanted[name]
     ]

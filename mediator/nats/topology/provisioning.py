@@ -290,11 +290,11 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
 
 
 OTHER_ORDERING = "not created: the group has"
-"""How the text in `Item.details` begins when a consumer is not created because its group has the other ordering."""
+"""The beginning of the text in `Item.details` when a consumer is not created because of its group's other ordering."""
 
 
 def _other_ordering(wanted: WantedConsumer, found: Survey) -> str:
-    """Return the name of the group's existing consumer with the other ordering, or an empty text.
+    """Return the name of an existing consumer of the group, if its ordering is not the wanted one; else an empty text.
 
     A group that has consumers of both orderings cannot consume.
     """

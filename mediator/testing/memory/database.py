@@ -221,7 +221,7 @@ class InMemoryUnitOfWork(UnitOfWork):
         return True
 
     def cancel(self, event_id: str) -> bool:
-        """Cancel the delayed event with the given id if this transaction commits. Return whether there is such an event.
+        """Cancel a delayed event when this transaction commits. Return whether the event exists and is still delayed.
 
         Raises:
             NoUnitOfWorkError: No transaction runs.
