@@ -79,14 +79,14 @@ def _calls(provider: Any) -> Iterable[Any]:
 
 
 def _mentions(provider: Any) -> Iterator[Any]:
-    """Yield the providers that a provider calls, and for a delegate (`x.provider`) the provider that it returns."""
+    """Yield the providers that a provider calls. For a delegate `x.provider`, yield `x` as well."""
     yield from _calls(provider)
     if isinstance(provider, kinds.DELEGATES):
         yield provider.provides
 
 
 def _needs_first(provider: Any, done: set[Any]) -> Iterator[Any]:
-    """Yield the providers that a provider mentions, directly or indirectly, then the provider. Skip providers in `done`.
+    """Yield the providers that a provider mentions, directly or indirectly, then the provider itself, but none in `done`.
 
     If `a` mentions `b`, and `b` mentions `c`, the order is `c`, `b`, `a`, even if `c` refers back to `a.provider`.
     """

@@ -219,7 +219,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         writer = self._database.writer_at(isolation)
         await self._begin_anew()
         self._staged = self._has_ended = False
-        self._writer = writer  # kept for the whole transaction, since a session has one connection for each engine
+        self._writer = writer  # fixed during the transaction: another engine would use another connection
 
     async def _begin_anew(self) -> None:
         """End the session's reading transaction and detach its objects, so that the next transaction reloads them."""
@@ -291,7 +291,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
                 if (unknown := self._unknown_outcome(transaction_id, error)) is not None:
                     raise unknown from error
                 raise
-            failure = error  # raised by a listener, or while the connection was returned to the pool
+            failure = error  # COMMIT succeeded; a listener or the return to the pool failed
             await self._abandon_session()
         try:
             self._free()

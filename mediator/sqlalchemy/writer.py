@@ -65,7 +65,7 @@ class WriterLock:
 
         Raises:
             MisuseError: The lock belongs to another event loop or process; or an enclosing dispatch holds the lock, and
-                would wait forever for the dispatch that calls this method.
+                waits for the dispatch that calls this method.
             WriterTimeoutError: Other writers held the lock for too long.
             DatabaseUnavailableError: The lock file cannot be opened.
         """

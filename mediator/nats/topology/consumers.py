@@ -142,7 +142,7 @@ def consumer_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[
 
 
 def consumer_updates(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return a text for each difference that an update of the consumer may remove at any time."""
+    """Return a text for each difference that an update of the consumer may remove."""
     updates = [
         f"{name} is {_shown(name, found)}, not {_shown(name, wanted)}"
         for name in ("ack_wait", "max_ack_pending")
