@@ -37,8 +37,8 @@ class BlockingMediator:
         with BlockingMediator(container.mediator(), lifespan(container)) as mediator:
             student_id = mediator.send(EnrollStudent("Ada"))
 
-    Any number of threads may use it at the same time; each call is a separate dispatch. At the end of the block new
-    calls are refused. Running calls have `drain_timeout` seconds to finish and are then cancelled.
+    Any number of threads may use the mediator at the same time; each call is a separate dispatch. At the end of the
+    block new calls are refused. Running calls have `drain_timeout` seconds to finish and are then cancelled.
 
     A call in a handler or in the thread of the event loop raises a `MisuseError`, because waiting there would never
     end. A call in a process that was forked after the mediator was opened raises a `MisuseError` too.

@@ -35,7 +35,7 @@ class CallNext(Protocol[Response_co]):
     """Calls the rest of the pipeline with the same message, or with a replacement."""
 
     def __call__(self, message: Any = ..., /) -> Coroutine[Any, Any, Response_co]:
-        """Create and run everything inside this behavior. `call_next` may be called several times, or never."""
+        """Create and run everything inside the calling behavior. `call_next` may be called several times, or never."""
         ...
 
 
@@ -238,7 +238,7 @@ def compile_chain(behaviors: Sequence[Source], innermost: Call, committing: int 
     chain = innermost
     for place, source in reversed(tuple(enumerate(behaviors))):
         chain = behavior_link(source, chain)
-        if 0 < place < committing:  # the dispatch itself does this for the outermost behavior
+        if 0 < place < committing:  # the dispatch itself replaces errors of the outermost behavior
             chain = outcome_link(chain)
     return chain
 

@@ -150,7 +150,7 @@ class Scope:
         """
         self.closed = True
         if self.transaction is not None:
-            self.on_exit(lambda _: self._abandon())  # called first, because it is added last
+            self.on_exit(lambda _: self._abandon())  # the callback that is added last is called first
         failures = await call_all(self.exits, error) if self.exits else ()
         self._kept = None
         raise_failures("scope", failures, error)
@@ -345,7 +345,7 @@ class Frame:
     def settle(self, outcome: Outcome, transaction_id: str, response: Any = None) -> None:
         """Record the end of a transaction that this dispatch began.
 
-        Of several transactions in one dispatch, a commit is kept; without a commit, an unknown outcome is kept.
+        Of several transactions, the last commit is kept, else the last unknown outcome, else the last rollback.
         """
         ending, before = TransactionEnd(outcome, transaction_id, self.message, response), self.ending
         if outcome is _COMMITTED:

@@ -231,6 +231,6 @@ class ReadOnlyTransactionBehavior(PipelineBehavior[Q, Any]):
         return response
 
     def _check_recorded(self, before: Collection[RecordedEvent]) -> None:
-        """Refuse the domain events that the query recorded, as `end_reading` refuses changed objects."""
+        """Raise a `NoUnitOfWorkError` if the query recorded domain events, because nothing would publish them."""
         if self._unit_of_work.recorded_since(before):
             raise lack_of_storing(self._unit_of_work.unstored)

@@ -45,7 +45,7 @@ EventAuthenticator = Callable[[CloudEvent], Awaitable[Caller | None]]
 async def trust_stream(event: CloudEvent, /) -> Caller:
     """Return the tenant that an event states, without verifying it. This is an authenticator.
 
-    Use this function only when the broker lets nobody but trusted applications write to the stream, because a writer
+    Use this function only when the broker lets only trusted applications write to the stream. Any other application
     could state a false tenant.
     """
     return stated_by(event)

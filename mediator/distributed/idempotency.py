@@ -182,7 +182,7 @@ def own_key(command: Any) -> object:
 class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     """Returns the stored response of a repeated command, instead of handling the command again.
 
-    A command is repeated when an earlier command had the same idempotency key, class, principal and tenant. A
+    A command counts as repeated when an earlier command had the same idempotency key, class, principal and tenant. A
     command without a key is handled as usual. The response is stored in the transaction of the command, so place this
     behavior inside the unit of work. A command that fails stores nothing, and may be sent again. When two commands with
     the same key run concurrently, the second command waits for the first. A command with a key is refused when its

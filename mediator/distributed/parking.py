@@ -240,7 +240,7 @@ class Parking(ABC):
         """
 
     async def reserve(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
-        """Reserve an event for the running transaction, which calls `take` after the handlers; return the event.
+        """Reserve and return an event for the running transaction, which calls `take` after the handlers.
 
         A second transaction that wants to change the event waits until the running transaction ends. The key is not
         locked before `take`. Events of the key that arrive before `take` are parked at once, behind this event.

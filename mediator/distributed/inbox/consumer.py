@@ -70,8 +70,8 @@ class EventConsumer:
         inbox: Records the events that took effect, in the database of the unit of work.
         unit_of_work: Returns the unit of work of the current scope: `unit_of_work.provider` in a container.
         mediator: The mediator whose handlers and behaviors handle the events.
-        parking: Keeps parked events (the dead letter queue), in the same database. Without parking, a failing event is
-            redelivered without end.
+        parking: Keeps parked events (the dead letter queue), in the database of the inbox. Without parking, a failing
+            event is redelivered without end.
         authenticate: Verifies the sender of an event, and returns its `Caller` for the message context. `trust_stream`
             returns the tenant that the event states. An authenticator that checks signatures may return `None` for an
             event without a signature. An event for which the authenticator raises `NotAuthorizedError` is parked at

@@ -30,7 +30,7 @@ class HandlingParts:
     Attributes:
         unit_of_work: Returns the unit of work of the current scope.
         timeout: How long the handlers of one event may take, in seconds.
-        log: Logs dropped attributes, and errors after a commit.
+        log: Logs the invalid attributes that are dropped from an event, and errors after a commit.
         authenticate: Verifies the sender of an event, and returns its `Caller`.
     """
 

@@ -228,13 +228,13 @@ class Processing:
                 if not await self._is_outage(failure):
                     raise
                 error = failure
-            self._attempt.guard.release()  # during the wait, consumers of other databases can go on
+            self._attempt.guard.release()  # lets consumers of other databases go on during the wait
             self._log_failure()
             if not await self._parts.outage.wait_until_over(error, self._stopping, losses=self._losses):
                 return self._give_up
 
     async def _decide(self) -> Settlement:
-        if self._decided is not None:  # an outage began before the decision was recorded
+        if self._decided is not None:  # an outage interrupted the recording of an earlier decision
             return await self._decided()
         if await self._is_known_by_its_former_id():
             return self._delivery.ack

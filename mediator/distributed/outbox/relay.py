@@ -129,7 +129,7 @@ class OutboxRelay:
         """Publish one batch, and return the longest time to wait before the next batch, in seconds."""
         try:
             results, look_again = await self._relay_batch()
-            # The timers count only when no more events wait. Else the next claim is due after `look_again`.
+            # Without `look_again` no more events wait, and the relay waits until the first timer.
             pause = min(await self._timers()) if look_again is None else look_again
             return pause if _may_differ(results) else max(pause, min(SHORTEST_PAUSE, self._poll_interval))
         except (Exception, asyncio.CancelledError) as error:  # `_in_trouble` logs the error; no event is lost

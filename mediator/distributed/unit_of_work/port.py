@@ -75,7 +75,7 @@ class DatabaseTransaction(ABC):
 
     @abstractmethod
     async def end_reading(self, error: BaseException | None) -> None:
-        """End the read-only transaction, in bounded time. Raise an error when the session holds changes.
+        """End the read-only transaction, in bounded time.
 
         Args:
             error: The error of the query, if it failed.
