@@ -199,7 +199,7 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
 
 
 def _reason(provider: Any) -> str | None:
-    """Return why a provider does not return one object per scope; `None` if it does, or if it calls a function."""
+    """Return why a provider does not return one object per scope; `None` if the provider does so, or calls a function."""
     if isinstance(provider, (*kinds.KEEPING, *kinds.OBJECTS)):
         return f"is given by a {type(provider).__name__}, which has one object for all dispatches"
     if (

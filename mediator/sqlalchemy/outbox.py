@@ -298,7 +298,7 @@ class _Rings:
         self._not_before = 0.0
 
     def heard(self) -> None:
-        """Wake the relay, now or after the delay. Called for each ring of the doorbell."""
+        """Wake the relay, now or after the delay. The doorbell calls this method for each ring."""
         pause = self._not_before - time.monotonic()
         if pause <= 0:
             self._wake_relay()

@@ -105,7 +105,7 @@ class OwnedSession(Session):
         super().refresh(instance, attribute_names, with_for_update)
 
     def _merge(self, state: InstanceState[Any], *args: Any, **options: Any) -> Any:
-        """Merge an object as `Session.merge` does, but attach an object of an earlier transaction again.
+        """Merge an object as `Session.merge` does. An object of an earlier transaction is attached again instead.
 
         Merging an object of an earlier transaction would overwrite the row's newer values with the object's older
         values.

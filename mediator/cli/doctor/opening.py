@@ -140,7 +140,7 @@ class _InstallationReader:
         return list(dict.fromkeys(found))
 
     def _all(self, cls: type, workers: Iterable[Any]) -> list[Any]:
-        """Return the providers of a class: those with a name, and those without a name that a worker calls."""
+        """Return the providers of a class that have a name, or that a worker calls."""
         named, reached = self._named(cls), self._graph.reachable(workers)
         known = {*named, *map(kinds.effective, named)}  # a named provider and its overriding provider count once
         inside = (each for each in self._graph.calls if each in reached - known and self._gives(each, cls))

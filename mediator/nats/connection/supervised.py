@@ -254,7 +254,7 @@ async def listen(
 
 
 async def withdraw(client: Client, subscriptions: Sequence[Subscription], seconds: float) -> None:
-    """Unsubscribe at the server, and handle for at most `seconds` the messages that the server has already sent.
+    """Unsubscribe at the server. For at most `seconds`, handle the messages that the server has already sent.
 
     nats-py's `drain` is not used, because `drain` calls `flush`, which must not be cancelled.
     """
@@ -273,7 +273,7 @@ async def withdraw(client: Client, subscriptions: Sequence[Subscription], second
 
 
 async def _dispose(client: Client) -> None:
-    """Close a client that is no longer needed, whatever its state is."""
+    """Close a client that is no longer needed, in any state."""
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await client.close()

@@ -432,7 +432,7 @@ class Puller:
 
     async def _reply(self, subject: str, body: bytes) -> None:
         if self._client is not None:
-            with contextlib.suppress(nats.errors.Error, OSError):  # when the reply is lost, the broker redelivers
+            with contextlib.suppress(nats.errors.Error, OSError):  # without this reply, the broker redelivers
                 await self._client.publish(subject, body)
 
     def _note_success(self) -> None:
