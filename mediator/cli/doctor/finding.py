@@ -95,7 +95,7 @@ async def _run(installation: Installation, check: Check, seconds: float) -> list
         text = f"the check {check.name!r} took longer than {seconds:g} s"
         remedy = "Give the check more time with --timeout, or find out what does not answer."
         found.append(fault("check-timeout", check.name, text, remedy))
-    except Exception as error:  # reported: the other checks continue
+    except Exception as error:  # becomes a fault in the report; the other checks continue
         text = f"the check {check.name!r} failed: {type(error).__name__}: {error}"
         found.append(fault("check-failed", check.name, text, "The error says what to do."))
     return found

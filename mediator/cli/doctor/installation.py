@@ -165,7 +165,7 @@ async def view_broker(label: str, connection: NatsConnection, wanted: Topology, 
             return Broker(label, connection, wanted, seen, compared, problem, await _offset(api, seen, options))
     except TimeoutError:
         problem = f"no answer within {options.timeout:g} s"
-    except Exception as error:  # reported: the connection was lost, or the server is no NATS server
+    except Exception as error:  # for example a lost connection, or a server that is no NATS server
         problem = f"{type(error).__name__}: {error}"
     return Broker(label, connection, wanted, Inspection(connection.broker, problems=(problem,)))
 

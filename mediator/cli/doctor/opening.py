@@ -77,7 +77,7 @@ class Resources:
                     await starting
         except TimeoutError:
             self.errors[resource] = TimeoutError(f"no answer within {self._seconds:g} s")
-        except Exception as error:  # recorded for the report
+        except Exception as error:  # the report shows the error
             self.errors[resource] = error
         else:
             self._started.append(resource)
@@ -162,7 +162,7 @@ class _InstallationReader:
                 try:
                     async with asyncio.timeout(self._to.options.timeout):
                         self._values[provider] = await made(provider)
-                except Exception as error:  # recorded for the report
+                except Exception as error:  # the report shows the error
                     self._to.failures.append(Failure(self._graph.labels[provider], self._kind(provider), error))
                     self._values[provider] = None
             if self._values.get(provider) is not None:
@@ -203,7 +203,7 @@ class _InstallationReader:
             async with asyncio.timeout(seconds):
                 value = await made(given) if kinds.is_provider(given) else given
             check(**{name: value})
-        except Exception as error:  # recorded for the report
+        except Exception as error:  # the report shows the error
             reason = TimeoutError(f"no answer within {seconds:g} s") if isinstance(error, TimeoutError) else error
             self._to.failures.append(Failure(self._graph.labels[provider], "part", reason, name))
             return None
@@ -261,7 +261,7 @@ class _InstallationReader:
                 found = port.topology(flow.event_types, ordering=ordering)
             else:  # the ordering decides which consumers are wanted, but not which streams
                 found = Topology(port.topology(flow.event_types).streams)
-        except Exception as error:  # recorded for the report
+        except Exception as error:  # the report shows the error
             self._to.failures.append(Failure(flow.label, "part", error))
             return []
         self._wanted[flow.port] = found
@@ -281,7 +281,7 @@ class _InstallationReader:
     def _merged(self, label: str, topologies: list[Topology]) -> Topology:
         try:
             return merged(topologies)
-        except Exception as error:  # recorded for the report
+        except Exception as error:  # the report shows the error
             self._to.failures.append(Failure(label, "part", error))
             return topologies[0] if topologies else Topology()
 
