@@ -1,7 +1,7 @@
 """Pipeline: the behaviors and the handlers of a message, compiled once into a chain of calls.
 
 A link is a function that creates one behavior or handler when it is called. If a behavior returns without calling
-`call_next`, the objects inside that behavior are not created; if it calls `call_next` twice, they are created twice. A
+`call_next`, the objects inside that behavior are not created; two calls of `call_next` create the objects twice. A
 link calls the `handle` of the created object and returns the coroutine without awaiting it, so a traceback shows only
 behaviors and handlers.
 """

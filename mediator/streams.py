@@ -163,7 +163,7 @@ class Stream(Generic[T]):
                 self._stay_last(self._frame)
 
     def _stay_last(self, frame: Frame) -> None:
-        """Move the exit callback of the stream to the end of the list, so that it is called before all other callbacks.
+        """Move the exit callback of the stream to the end of the list, because the last callback is called first.
 
         The other callbacks close resources that the handler may still need in its `finally`.
         """

@@ -60,8 +60,8 @@ class Idempotency(ABC):
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
         """Return the response stored under a key; or claim the key in the running transaction and return `None`.
 
-        If another running transaction has claimed the key, wait until that transaction ends. A key that a
-        transaction claimed, but for which it committed no response, counts as a new key.
+        If another running transaction has claimed the key, wait until that transaction ends. A key that was
+        claimed in a committed transaction without a response counts as a new key.
         """
 
     @abstractmethod

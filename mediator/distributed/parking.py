@@ -59,9 +59,9 @@ class ParkedEvent:
         reason: One of `ParkReason`.
         error: The class and the text of the error, at most 4096 characters. The text may have a part of the payload.
         attempts: How often the handlers were started; for direction `out`, how often the event was published.
-        parked_at: When it was parked, in seconds since the epoch, by the clock of the database; `None` before it is
-            stored.
-        number: Its number among the parked events; 0 before it is stored.
+        parked_at: When the event was parked, in seconds since the epoch, by the clock of the database; `None` before
+            the event is stored.
+        number: The number among the parked events; 0 before the event is stored.
     """
 
     direction: Direction

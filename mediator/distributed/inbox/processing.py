@@ -248,7 +248,7 @@ class Processing:
         return await self._start(envelope, event_class)
 
     async def _is_known_by_its_former_id(self) -> bool:
-        """Return whether the event was recorded under the id that it had before version 2 of the tables.
+        """Return whether the event was recorded under the id that the event had before version 2 of the tables.
 
         A record that is older than this event does not count. Such a record belongs to an event with the same
         subject and sequence in an earlier stream, which was deleted.
@@ -365,7 +365,7 @@ class Processing:
         return {"error": type(failure).__name__, "reason": text_of(failure), "event_id": self._identity.event_id}
 
     def _log_failure(self) -> None:
-        """Log the error of the handlers now, because the process may end while it waits for the database."""
+        """Log the error of the handlers now, because the process may end during the wait for the database."""
         error, self._unlogged = self._unlogged, None
         if error is not None:
             self._parts.log.error(

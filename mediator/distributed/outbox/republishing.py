@@ -48,7 +48,7 @@ class Republishing:
 
     Events are published in the order of their sequences, so the events of each key stay in order. A batch ends before
     the next batch begins, so an interrupted run can continue after its last batch. Publishing events twice is safe,
-    because they keep their ids: the stream drops events whose ids it knows, and the inbox of a subscriber ignores
+    because the events keep their ids: the stream drops events whose ids it knows, and the inbox of a subscriber ignores
     events that have taken effect.
 
     Relays may run at the same time. They publish newer events, which may arrive before the republished events.

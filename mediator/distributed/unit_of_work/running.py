@@ -170,7 +170,7 @@ class RunningTransaction:
 
     @property
     def dispatch(self) -> Frame:
-        """The dispatch in which the transaction began, perhaps in a scope that was opened for a part of it."""
+        """The dispatch in which the transaction began, perhaps in a scope for only a part of that dispatch."""
         return self.frame.dispatch or self.frame
 
     def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
