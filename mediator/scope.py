@@ -354,7 +354,7 @@ class Frame:
             self.ending = ending
 
     def failed(self, error: BaseException) -> None:
-        """Record the transaction's error. The dispatch must raise this error, or an error that tells the same outcome."""
+        """Record the transaction's error. The dispatch must raise this error, or an error with the same outcome."""
         if self.ending is not None and self.ending.outcome is not _COMMITTED:
             self.ending.failure = error
 

@@ -58,12 +58,12 @@ class EventConsumer:
 
     While the database is unavailable, or its outbox is full, the consumer waits. A start does not count if an outage, a
     full outbox or a stop of the consumer interrupted the start. When a process dies, each event that was being handled
-    there is handled alone the next time. So only the event that killed the process can be parked because the process
-    died.
+    there is handled alone the next time. So an event is parked for the death of a process only if no other event can
+    have caused the death.
 
     With `ordering="key"` the events of one key, which share a partition, are handled strictly one after the other.
-    Different partitions are handled concurrently. Once an event is parked, the later events of its key are parked
-    behind that event, so that all can be replayed in order.
+    Events of different partitions are handled concurrently. Once an event is parked, the later events of its key are
+    parked behind that event, so that all can be replayed in order.
 
     Args:
         subscription: Delivers the events.

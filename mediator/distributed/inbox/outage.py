@@ -67,8 +67,8 @@ class DatabaseOutage:
 
         Return true when the event may be tried again, and false when the consumer is stopped.
 
-        `losses` is the number of outages that the event has met. From the second outage on, if the database
-        cannot store data, there is a pause before the first check, in which other events may free disk space.
+        `losses` says how often the event has met an outage. From the second outage on, if the database cannot store
+        data, there is a pause before the first check. During the pause, other events may free disk space.
         """
         if is_backlog(error):
             if not self._is_full:

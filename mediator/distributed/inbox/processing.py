@@ -119,10 +119,10 @@ class Attempt:
 
     @asynccontextmanager
     async def joined(self) -> AsyncGenerator[None, None]:
-        """Run the body. After `_ALONE_SECONDS`, let other events be handled at the same time as the suspect.
+        """Run the body. While a suspect is handled, let other events begin only after `_ALONE_SECONDS`.
 
-        Just before that, the start of the suspect is recorded as ended. A suspect in its last allowed start stays
-        alone, so that the suspect is known to be the cause if the process dies.
+        Just before other events begin, the start of the suspect is recorded as ended. In its last allowed start a
+        suspect stays alone, so that the suspect is known to be the cause if the process dies.
         """
         if not self.guard.is_exclusive or self.number >= self._limit:
             yield

@@ -96,8 +96,8 @@ class Outages:
         """Forget the outage of each domain without events to claim: a domain neither in `left_out` nor in `results`.
 
         Call this when the last claim left no further events to claim. `left_out` has the domains that the last claim
-        left out, and `results` has its results. For a domain without events to claim, this relay would get no result
-        that ends the outage. Nothing is logged, because it is not known whether the stream is available again.
+        left out; `results` are the results of the claimed events. For a domain without events to claim, this relay gets
+        no result that ends the outage. Nothing is logged, because the stream may still be unavailable.
         """
         waiting = {*left_out, *(_domain(result) for result in results)}
         for domain in self._outages.keys() - waiting:
