@@ -83,9 +83,9 @@ class Mediator:
         """Send a request to its handler and return the response.
 
         Inside a running dispatch the request joins the scope and the transaction of that dispatch, unless `mode` says
-        otherwise. Errors of the handler or a behavior reach the caller unchanged. The request inherits its context from
-        `context`, and the message of `context` becomes the cause of the request. Without `context` the request inherits
-        from the running dispatch.
+        otherwise. Errors of the handler or a behavior reach the caller unchanged. With `context` the request
+        inherits from that context, and the message to which the context belongs becomes the cause of the request. Without
+        `context` the request inherits from the running dispatch.
 
         Raises:
             MisuseError: The message is not a request, or the container is not started.
@@ -122,9 +122,9 @@ class Mediator:
     ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
         """Open a stream of items: `async with mediator.stream(request) as items: async for item in items: ...`.
 
-        Leaving the block closes the behaviors and the handler at once, even before the last item. The scope of the
-        stream, which may be a joined scope, is the running scope only while an item is produced. A stream begins no
-        unit of work. `context` is inherited as in `send`.
+        Leaving the block closes the behaviors and the handler at once, even before the last item. The stream
+        has its own scope or joins the running one. That scope is the running scope while an item is produced, but not in
+        the body of the block. A stream begins no unit of work. `context` is inherited as in `send`.
 
         Raises:
             MisuseError: The message is not a stream request, or the container is not started.
@@ -293,7 +293,7 @@ class Mediator:
 
     def _send_of(self, request: Request[Any]) -> Call:
         """Check a request and return its compiled pipeline, which is kept for the class of the request."""
-        # read first: if `rebind` replaces the registry during this call, the old pipeline must not be kept
+        # If `rebind` runs during this call, the old pipeline goes into the old dictionary, which is no longer used.
         known = self._sends
         if not isinstance(request, Request):
             raise _no_message(request, "send")

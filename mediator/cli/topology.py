@@ -25,7 +25,7 @@ _COLUMNS = ("status", "stream", "consumer", "details")
 
 @dataclass(frozen=True, slots=True)
 class BrokerReport:
-    """The plan for one broker, with the items that were created or updated. The broker's URLs have no secrets."""
+    """The plan for one broker, with the items that were created or updated. `broker` has the URLs without secrets."""
 
     broker: str
     items: Sequence[Item]

@@ -100,7 +100,7 @@ def _entries(folder: str) -> Iterator[str]:
 
 
 def _is_imported_as_mediator(metadata: Path) -> bool:
-    """Return whether a distribution lists files named `mediator`; False for an editable install, which lists a path."""
+    """Return whether a distribution lists files of the package `mediator`; False for an editable install."""
     for name in ("RECORD", "top_level.txt"):
         try:
             return _IMPORTED_AS_MEDIATOR.search((metadata / name).read_text("utf-8", "replace")) is not None

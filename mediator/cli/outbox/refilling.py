@@ -76,7 +76,7 @@ async def republish_outbox(  # many parameters: one for each option of the comma
 
 @dataclass(slots=True)
 class VerifyReport:
-    """Counts the compared events, and counts the absent events by outcome. Prints the counts and each missing event.
+    """Counts the compared events, and the absent events by outcome. Prints the counts, and each absent event to act on.
 
     As text, a missing event is printed at once. As JSON, it is printed together with the counts.
     """

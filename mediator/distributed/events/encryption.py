@@ -41,9 +41,9 @@ class EncryptingCodec:
     """An `EventCodec` that encrypts the payloads of an inner codec.
 
     Give the codec to the unit of work: `codec=EncryptingCodec(MsgspecCodec(), cipher)`. The receiving application uses
-    an `EncryptingCodec` with the same secrets. The partition key is not encrypted, neither in the payload nor in the
-    envelope, so keep personal data out of it. Upcasters work as with the inner codec, and get unencrypted payloads.
-    Frozen samples, the example payloads in files for tests of event classes, are unencrypted too.
+    an `EncryptingCodec` with the same secrets. The partition key stays readable, in the envelope and before the
+    ciphertext, so keep personal data out of it. Upcasters work as with the inner codec, and get unencrypted payloads.
+    Frozen samples (files with example payloads, which tests of event classes read) are unencrypted too.
 
     Args:
         codec: Encodes the payload before it is encrypted.

@@ -151,7 +151,7 @@ class Guard:
             self._lock.downgrade()
 
     def release(self) -> None:
-        """Release the lock during a wait. `reacquire` acquires the lock again."""
+        """Release the lock for a while. `reacquire` acquires the same kind of lock again."""
         if self._holds:
             self._holds = False
             self._lock.release(alone=self.is_exclusive)

@@ -161,8 +161,8 @@ class Outbox(ABC):
         """Delete the archived events and the refused events of a partition key.
 
         Waiting events are only counted, because every committed event has to be published. Call `erase` again once the
-        waiting events are published. An event that is archived, or put back into the outbox, during the call counts as
-        waiting. When no event is `pending`, no event of the key is left, except events that were committed since the
+        waiting events are published. An event that moves during the call, to the archive or back to the outbox, counts
+        as waiting. When no event is `pending`, no event of the key is left, except events that were committed since the
         call. Payloads that were published unencrypted may have been copied; see `PayloadCipher` for payloads that can
         be made unreadable everywhere.
 

@@ -27,8 +27,8 @@ class OutboxRelay:
     Any number of relays may run on one database, in one process or in many, and one process may run the relays of
     several databases. An outage of the broker or of the database loses no event, and is not counted as a failure of an
     event. The relay logs the outage once, and tries again with growing pauses (0.1 to 15 s). When only the stream of
-    one domain is unavailable, the events of other domains are still published, even if the unavailable domain has
-    enough events for whole batches.
+    one domain is unavailable, the events of other domains are still published, however many events of the
+    unavailable domain wait.
 
     An event that the broker refuses for its content is parked at once. Later events of its partition key wait until the
     parked event is replayed or discarded. Old events are deleted by a separate task. When the deletion fails or hangs,
@@ -40,8 +40,8 @@ class OutboxRelay:
         batch_size: The number of events that are published at a time.
         poll_interval: The interval at which events of other processes are looked for, in seconds. Events of this
             process wake the relay.
-        batch_timeout: The longest time that the publisher may take for a batch, in seconds. When a process hangs,
-            another relay can claim the events of that process after 10 s.
+        batch_timeout: The longest time that the publisher may take for a batch, in seconds. It must be
+            below 10 s: then another relay can claim the events of a process that hangs.
         drain_timeout: The time in which the current batch must end when the relay is stopped, in seconds. After the
             batch, a running deletion of old events has the same time again.
         clean_interval: The interval at which old events are deleted from the archive, in seconds.
@@ -129,7 +129,7 @@ class OutboxRelay:
         """Publish one batch, and return the longest time to wait before the next batch, in seconds."""
         try:
             results, look_again = await self._relay_batch()
-            # Without `look_again` no more events wait, and the relay waits until the first timer.
+            # `None` means that no event can be claimed now: the relay sleeps until the first timer.
             pause = min(await self._timers()) if look_again is None else look_again
             return pause if _may_differ(results) else max(pause, min(SHORTEST_PAUSE, self._poll_interval))
         except (Exception, asyncio.CancelledError) as error:  # `_in_trouble` logs the error; no event is lost
@@ -144,7 +144,7 @@ class OutboxRelay:
         return [self._poll_interval, *(timer for timer in timers if timer is not None)]
 
     async def _relay_batch(self) -> tuple[Sequence[PublishResult], float | None]:
-        """Publish one batch, and return its results and its `look_again`."""
+        """Publish one batch. Return its results and its `look_again`: the seconds until the next claim, or `None`."""
         left_out = self._outages.domains()
         async with self._outbox.claim(self._batch_size, without=left_out) as batch:
             results = await self._publish_batch(batch) if batch.events else ()

@@ -326,8 +326,8 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 
         Args:
             response: The response of the command, which the scope keeps together with the outcome.
-            then: A function to call with the events right after the commit. The events are then not stored in the
-                outbox. The function has to limit its own duration. Its errors are raised to the caller.
+            then: A function to call with the events right after the commit. If it is given, the events are not stored
+                in the outbox. The function has to limit its own duration. Its errors are raised to the caller.
             after_commit_timeout: How long all calls that waited for the commit may take, in seconds.
 
         Raises:
@@ -498,7 +498,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     # Rollback-only state and savepoints, as in `mediator.transactions.Transaction`.
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first call sets the cause."""
+        """Forbid to commit the work since the innermost savepoint, or since `begin`. The first error is the reported cause."""
         if self._running is not None:
             self._running.doomed(message, error)
 

@@ -168,7 +168,7 @@ def _row_of(number: int) -> tuple[str, str]:
 
 
 def _lock_of(event: ParkedEvent) -> tuple[str, str]:
-    """Return the name of the lock that a replay holds to take an event: `(consumer, key)` if the event has a key."""
+    """Return the name of the further lock that `take` needs: `(consumer, key)`, or one for this event if it has no key."""
     if event.partition_key is not None:
         return event.consumer, event.partition_key
     return "\0", str(event.number)  # no consumer can have the name "\0"
