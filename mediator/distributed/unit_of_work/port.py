@@ -498,7 +498,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     # Rollback-only state and savepoints, as in `mediator.transactions.Transaction`.
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """Forbid to commit the work since the innermost savepoint, or since `begin`. The first error is the reported cause."""
+        """Forbid to commit the work since the innermost savepoint, or since `begin`. The first call sets the cause."""
         if self._running is not None:
             self._running.doomed(message, error)
 
