@@ -152,8 +152,8 @@ class Mediator:
 
         Handlers of the base classes of the notification are called too, each handler once, in the order of declaration.
         By default the handlers run one after the other, and the first error stops them and reaches the caller
-        unchanged. The argument `strategy` replaces the strategy of the notification's class, which replaces that of the
-        registry. `context` is inherited as in `send`.
+        unchanged. The strategy is `strategy`, else the strategy of the notification's class, else the registry's strategy.
+        `context` is inherited as in `send`.
 
         Raises:
             MisuseError: The message is not a notification; the container is not started; or the strategy is

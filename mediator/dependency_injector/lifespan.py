@@ -168,7 +168,7 @@ class _Resources:
         self._started: list[Any] = []
 
     async def start(self, wanted: Iterable[Any]) -> None:
-        """Start resources in the given order, except those that were started before."""
+        """Start resources in the given order. A resource that was started before is not started again."""
         for resource in wanted:
             if resource not in self._started:
                 self._started.append(resource)

@@ -76,7 +76,7 @@ class ConsumerNotFoundError(PublisherUnavailableError):
 
 @dataclass(eq=False, repr=False)
 class StreamMismatchError(PublisherUnavailableError):
-    """The settings of a stream are not those that this application needs. The library never changes streams silently."""
+    """A stream has other settings than this application needs. The library never changes streams silently."""
 
     stream: str = ""
     differences: Sequence[str] = ()

@@ -38,7 +38,7 @@ def checked_inbox_prefix(prefix: str) -> str:
 def new_inbox(client: Client) -> str:
     """Return an unguessable subject for answers, which begins with the `inbox_prefix` of the connection.
 
-    nats-py numbers the inboxes of a client, and whoever receives one request could derive the client's other inboxes.
+    nats-py numbers the inboxes of a client, and the receiver of one request could derive the client's other inboxes.
     Therefore the last token does not come from nats-py.
     """
     prefix = client.new_inbox().rpartition(".")[0]

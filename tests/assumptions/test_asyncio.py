@@ -72,7 +72,7 @@ async def test_a_task_awaited_by_wait_or_shield_keeps_running_when_its_caller_is
 
 
 async def test_a_caught_cancellation_is_still_counted():
-    """`is_own_cancellation` distinguishes the cancellation of a relay from that of a task that the relay awaits."""
+    """`is_own_cancellation` tells whether a relay was cancelled, or only a task that the relay awaits."""
     counts: list[int] = []
 
     async def stubborn() -> None:

@@ -132,7 +132,7 @@ class Installation:
 
     Attributes:
         databases: The engines of the databases that answer.
-        brokers: The brokers, including those that do not answer.
+        brokers: The brokers, including brokers that do not answer.
         relays: The engine that each relay uses; an engine with two relays is listed twice.
         max_event_bytes: The maximum size of an event's payload, in bytes.
         archive_seconds: Seconds for which outboxes keep published events.

@@ -71,7 +71,7 @@ def list_command(*, target: str, selection: Selection, limit: int, machine: bool
 @click.option("--parking", type=NAME, help="The provider of the parking, when there are several.")
 @JSON
 def show(*, target: str, number: int, parking: str | None, machine: bool) -> None:
-    """Show one event in full: its headers, its payload, and the error because of which it was parked."""
+    """Show one event in full: its headers, its payload, and the error for which the event was parked."""
 
     async def work() -> tuple[LabeledParking, ParkedEvent]:
         async with opened_parkings(load_container(target)) as parkings:

@@ -40,8 +40,8 @@ class OutboxRelay:
         batch_size: The number of events that are published at a time.
         poll_interval: The interval at which events of other processes are looked for, in seconds. Events of this
             process wake the relay.
-        batch_timeout: The longest time that the publisher may take for a batch, in seconds. It must be
-            below 10 s: then another relay can claim the events of a process that hangs.
+        batch_timeout: The longest time that the publisher may take for a batch, in seconds. Keep it below
+            10 s: after that time, another relay can claim the events of a process that hangs.
         drain_timeout: The time in which the current batch must end when the relay is stopped, in seconds. After the
             batch, a running deletion of old events has the same time again.
         clean_interval: The interval at which old events are deleted from the archive, in seconds.

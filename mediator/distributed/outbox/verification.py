@@ -159,7 +159,7 @@ class Verification:
                     yield Absent(record, self._streams.stream(record.domain), outcome)
 
     async def _refill(self, republishing: Republishing, which: OutboxFilter, chunk: _Chunk) -> dict[str, set[bytes]]:
-        """Publish the missing events of a chunk. Return, for each domain, the digests of those that arrived."""
+        """Publish the missing events of a chunk. Return, for each domain, the digests of the events that arrived."""
         sent: dict[str, set[bytes]] = {domain: set() for domain in chunk.ids}
         async with aclosing(self._absent(which, chunk)) as pages:
             async for page in pages:
