@@ -21,7 +21,7 @@ from mediator.cli.commands import cli
 from mediator.distributed.parking import ParkedEvent, ParkReason
 from mediator.sqlalchemy import SqlAlchemyParking, create_schema, open_engine
 
-SAMPLE = "tests.adapters.cli.samples.parking_sample:create"
+SAMPLE = "tests.adapters.cli.parking.parking_sample:create"
 HEADERS = {"ce-specversion": "1.0", "ce-source": "sales", "ce-type": "store.order-placed.v1"}
 
 
@@ -319,7 +319,7 @@ def test_export_writes_one_json_object_per_line(application: Application, tmp_pa
 
 def test_a_number_needs_the_name_of_a_parking_if_there_are_several(application: Application):
     application.park(event("1", "a"))
-    two = "tests.adapters.cli.samples.parking_sample:create_two"
+    two = "tests.adapters.cli.parking.parking_sample:create_two"
     result = application.call("show", 1, target=two)
     assert (result.exit_code, "container.other_parking" in result.stderr) == (2, True)
     assert application.call("show", 1, "--parking", "other_parking", target=two).exit_code == 0
