@@ -83,11 +83,11 @@ async def run_behavior(
         returns: The value that `call_next` returns.
         raises: The error that `call_next` raises instead of returning a value.
         context: The context of the message.
-        collaborators: The validators, authorizers or other collaborators that the behavior works with. Collaborators for
-            other messages are ignored.
+        collaborators: The validators, authorizers or other collaborators that the behavior works with. Collaborators
+            that do not take `message` are ignored.
 
     Raises:
-        MisuseError: The behavior did not await `call_next()`, or passed it a message of a class other than `type(message)`.
+        MisuseError: The behavior did not await `call_next()`, or passed `call_next` a message of another class.
         ContainerError: The behavior does not work with one of the collaborators.
     """
     inner: list[Any] = []

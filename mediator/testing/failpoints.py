@@ -1,4 +1,4 @@
-"""Failpoints for tests: fail, pause or kill the process at a named place of the commit path, relay or consumer."""
+"""Failpoints for tests: run an action, such as `kill`, at a named place in a commit, in the relay or in a consumer."""
 
 import asyncio
 import os

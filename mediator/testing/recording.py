@@ -106,7 +106,7 @@ class RecordingMediator(Mediator):
 
     @property
     def unmet(self) -> Sequence[str]:
-        """The requests that are expected and were never sent, as texts."""
+        """The expected requests that were never sent, as texts."""
         return [each.name for each in reversed(self._expectations) if not each.met]
 
     async def send(

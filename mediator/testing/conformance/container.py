@@ -180,7 +180,7 @@ class SampleApplication:
     """Opens the pool, connections and sessions, and records the order in which they are opened and closed.
 
     Attributes:
-        journal: Entries such as "pool opened" and "session closed", in order.
+        journal: Texts such as "pool opened" and "session closed", in order.
     """
 
     def __init__(self) -> None:
@@ -229,7 +229,7 @@ class SampleApplication:
 
 
 class ContainerCapability(Enum):
-    """Optional abilities of a container. A suite omits the cases for abilities that its `capabilities` do not contain."""
+    """Optional abilities of a container. A suite omits the cases for abilities missing from `capabilities`."""
 
     FACTORY = auto()
     """The container can make a new object for every use, even within one scope."""
@@ -241,8 +241,8 @@ _CLOSED = ["session closed", "connection closed"]
 class ContainerConformance(ConformanceSuite):
     """The promises that the mediator needs from a container.
 
-    A dispatch and the dispatches nested in it share one scope. The objects of a scope are closed when the outermost
-    dispatch ends. Other objects are shared by all dispatches, and closed when the application stops.
+    A dispatch and its nested dispatches share one scope. The objects of a scope are closed when the outermost dispatch
+    ends. The objects of the application are shared by all scopes, and closed when the application stops.
     """
 
     @abstractmethod
@@ -253,7 +253,7 @@ class ContainerConformance(ConformanceSuite):
 
         - one `Pool` for the application (`application.open_pool`);
         - one `Connection` (`open_connection`) and one `Session` (`open_session`) for each scope;
-        - a `Ticket`, which is new for each use with `ContainerCapability.FACTORY`, and a `Broken` (`make_broken`);
+        - a `Broken` (`make_broken`) and a `Ticket`; with `ContainerCapability.FACTORY`, a new ticket for each use;
         - the handlers and the behavior of the sample, in the registry that `application.registry(source)` returns.
         """
 

@@ -21,7 +21,7 @@ class InboxConformance(StorageSuite):
     """The promises that a consumer depends on.
 
     `start` counts the starts of an event's handlers. An event starts alone if no other event is being handled in the
-    process. A suspect is an event whose last start has no recorded end, so the event may have killed its process.
+    process. A suspect is an event whose last start has no recorded end. A suspect may have killed its process.
     """
 
     async def test_an_event_is_recorded_once_and_only_if_its_transaction_commits(self) -> None:
@@ -93,7 +93,7 @@ class InboxConformance(StorageSuite):
                 assert await storage.inbox.insert(unit_of_work, "other", "shop", "6", key="k") is Admission.NEW
 
     async def test_starts_after_the_first_are_counted_up_to_the_limit(self) -> None:
-        """`start` is not called for attempt 1. The first call is for attempt 2, and `limit` is the highest attempt."""
+        """`start` is called from attempt 2 on, because attempt 1 is not counted. `limit` is the highest attempt."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             assert [await storage.inbox.start(*row, 3, alone=True) for _ in range(2)] == [Start(2), Start(3)]
@@ -123,7 +123,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 8) == Start(5)
 
     async def test_a_start_concurrent_with_other_events_does_not_exhaust_an_event(self) -> None:
-        """Another event may have killed the process. So the event may start alone once more, even beyond the limit."""
+        """Another event may have killed the process. The suspect may therefore start alone once more, even beyond the limit."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.end(*row, 1)
@@ -133,7 +133,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 2) == Start(3, exhausted=True)
 
     async def test_an_event_without_a_count_may_start_at_any_limit(self) -> None:
-        """Without a count, attempt 1 is taken for concurrent with other events. Concurrent starts exhaust no event."""
+        """Without a count, `start` assumes that other events were handled during attempt 1. The event is not exhausted."""
         async with self.opened() as storage:
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2)
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2, exhausted=True)

@@ -173,7 +173,7 @@ class OutboxConformance(StorageSuite):
             assert await storage.outbox.erase("o") == Erased(archived=1, parked=0, pending=0)
 
     async def test_outgoing_events_are_independent_of_parked_incoming_events(self) -> None:
-        """A parked incoming event does not block outgoing events of the same key, and is not deleted by `erase`."""
+        """A parked incoming event does not block outgoing events of the same key. `erase` keeps the incoming event."""
         async with self.opened() as storage:
             await park(storage, parked_event("1", key="k"))
             await add(storage, Written("a", "k"))
@@ -381,7 +381,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["bad"]
 
     async def test_an_event_is_not_released_while_its_id_is_in_the_outbox(self) -> None:
-        """The error says to discard the parked event. The event stays parked until it is discarded."""
+        """The event stays parked. The text of the error says to discard the event."""
         async with self.holding(Written("first", "k"), Written("other", "o")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)
@@ -393,7 +393,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["first", "other"]
 
     async def test_an_event_is_not_released_while_its_place_in_the_outbox_is_taken(self) -> None:
-        """`release` raises `ParkedEventConflictError` until the event that has the place is sent."""
+        """`release` raises `ParkedEventConflictError` as long as another event has the place."""
         async with self.holding(Written("first", "k")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)

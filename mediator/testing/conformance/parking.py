@@ -31,7 +31,7 @@ from mediator.testing.memory import InMemoryDatabase, InMemoryUnitOfWork
 
 
 class ParkingConformance(StorageSuite):
-    """The promises about parked events. A replay reserves an event, runs its handlers, and takes it out of the parking."""
+    """The promises about parked events. A replay reserves an event, runs its handlers, and removes the event."""
 
     async def test_a_parked_event_is_stored_unchanged(self) -> None:
         """Parking changes only the number of the event."""
@@ -217,7 +217,7 @@ class ParkingConformance(StorageSuite):
 
     @needs(StorageCapability.SEVERAL_WRITERS)
     async def test_consumers_do_not_share_keys(self) -> None:
-        """A replay for one consumer does not block events of another consumer that have the same key."""
+        """A replay for one consumer does not block the events of another consumer, even events with the same key."""
         async with self.opened() as storage:
             first, _ = await park(storage, parked_event("1"), parked_event("2", consumer="other"))
             async with asyncio.timeout(20), storage.transaction() as unit_of_work:
@@ -274,7 +274,7 @@ class ParkingConformance(StorageSuite):
             await take(storage, second)
 
     async def test_a_number_that_is_not_parked_is_not_found(self) -> None:
-        """All methods raise `ParkedEventNotFoundError` for an unknown number, and `release` for an incoming event too."""
+        """All methods raise `ParkedEventNotFoundError` for an unknown number. `release` also refuses incoming events."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             missing = number + 1
@@ -359,7 +359,7 @@ async def _arrive(storage: StorageUnderTest, pause: Pause) -> None:
 
 @asynccontextmanager
 async def _paused(act: Callable[[Pause], Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
-    """Run `act` until it pauses, then the body of the context, and then the rest of `act`."""
+    """Run `act` until `act` pauses, then the body of the context, and then the rest of `act`."""
     reached, go = asyncio.Event(), asyncio.Event()
 
     async def pause() -> None:

@@ -121,7 +121,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_events_that_are_sent_concurrently_are_stored_once(self) -> None:
-        """A relay that has lost its lock without noticing may send the same events as the relay that got the lock."""
+        """A relay may lose its lock without noticing. Two relays may then send the same events."""
         async with self.opened() as transport:
             await asyncio.gather(*(transport.store(*events(20, "k")) for _ in range(3)))
             async with self.reading(transport) as reader:
@@ -147,7 +147,7 @@ class PublisherConformance(TransportSuite):
     async def test_an_outage_is_reported_in_the_results(self) -> None:
         """`publish` returns in time, and each result has a `PublisherUnavailableError`.
 
-        The result of an event behind a failed event with the same key may have an `EventHeldBackError` instead.
+        An event behind a failed event of the same key may get an `EventHeldBackError` instead.
         """
         async with self.holding(event("a", "k")) as transport:
             async with transport.outage(), asyncio.timeout(_BOUND):
@@ -187,11 +187,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.SIZE_LIMIT)
     async def test_an_event_behind_a_refused_event_of_its_key_is_not_sent(self) -> None:
-        """The later event must not overtake the refused event. The later event's result has an `EventHeldBackError`.
-
-        The relay does not treat this error as an outage. The relay sends the later event after the refused event was
-        released or discarded.
-        """
+        """The later event must not overtake the refused event. The later event's result has an `EventHeldBackError`."""
         async with self.opened() as transport:
             too_large = event("too large", "k", data=b" " * (transport.largest + 1))
             await transport.store(event("first", "k"))

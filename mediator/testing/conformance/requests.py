@@ -111,7 +111,7 @@ async def answered(channels: RequestsUnderTest, name: str = NAME) -> bool:
 
 
 class RequestCapability(Enum):
-    """Optional abilities of a channel. A suite omits the cases for abilities that its `capabilities` do not contain."""
+    """Optional abilities of a channel. A suite omits the cases for abilities missing from `capabilities`."""
 
     OUTAGE = auto()
     """The test can take the broker down and bring it back, with `RequestsUnderTest.outage`."""

@@ -155,7 +155,7 @@ class _DoHandler(RequestHandler[Do, Any]):
 
 
 def writing(row: str, *, fails: bool = False) -> Action:
-    """Return an action that writes a row and adds an event with the same text. With `fails`, the action then fails."""
+    """Return an action that writes a row and adds an event with the same text. With `fails`, the action ends with a `LookupError`."""
 
     async def action(storage: StorageUnderTest) -> str:
         await storage.write(row)
@@ -168,7 +168,7 @@ def writing(row: str, *, fails: bool = False) -> Action:
 
 
 class StorageCapability(Enum):
-    """Optional abilities of a storage. A suite omits the cases for abilities that its `capabilities` do not contain."""
+    """Optional abilities of a storage. A suite omits the cases for abilities missing from `capabilities`."""
 
     DURABLE = "committed data is still there when the storage is opened again"
     SEVERAL_WRITERS = "a transaction can write and commit while another one has uncommitted rows"
@@ -226,7 +226,7 @@ async def park_first(storage: StorageUnderTest) -> ParkedEvent:
 
 
 def parked_event(event_id: str, key: str | None = "k", **changes: Any) -> ParkedEvent:
-    """Return a parked incoming event, such as a consumer parks when a handler has failed."""
+    """Return a parked incoming event whose handler has failed."""
     made = ParkedEvent(
         direction="in",
         consumer=GROUP,

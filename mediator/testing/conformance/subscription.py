@@ -25,7 +25,7 @@ from mediator.testing.conformance.transport import (
 
 
 class SubscriptionConformance(TransportSuite):
-    """The promises about which events a group gets, where the group begins, and how many events it gets at a time."""
+    """The promises about the events of a group: which events, from which position, and how many events at a time."""
 
     async def test_a_group_that_subscribes_late_receives_earlier_events(self) -> None:
         """A new group begins with the first event that the broker has."""
@@ -105,7 +105,7 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.GROUP_OWNER)
     async def test_a_group_belongs_to_one_application_and_another_one_gets_no_events(self) -> None:
-        """The second application is refused, or waits. If both applications got events, each would get only some events."""
+        """The second application is refused or waits. Otherwise, each application would miss some of the events."""
         async with self.holding(event("first", "k")) as transport:
             ours, theirs = transport.subscribe("group"), transport.subscribe("group")
             ours.use_application("billing")
@@ -197,7 +197,7 @@ class SubscriptionConformance(TransportSuite):
             assert await waiting == ["a"]
 
     async def test_a_group_that_is_opened_again_continues(self) -> None:
-        """When a group closes, its unread deliveries return to the broker. No event is lost or acknowledged twice."""
+        """When a subscription closes, the unread deliveries return to the broker. No event is lost or acknowledged twice."""
         async with self.holding(*(event(f"{n}", f"k{n % 4}") for n in range(30))) as transport:
             taken: list[str] = []
             for _ in range(6):
@@ -341,7 +341,7 @@ class DeliveryConformance(TransportSuite):
         async with self.holding(event("a", "k"), event("b", "k")) as transport:
             async with self.reading(transport, ack_wait=0.5) as reader:
                 await (await reader.hold_one()).term("it cannot be read:\n" + "\x1b[31m" * 500)
-                await (await reader.hold_one()).nak(0.8)  # until after `ack_wait` of the terminated event
+                await (await reader.hold_one()).nak(0.8)  # longer than `ack_wait`, so that "a" could come again
                 assert await reader.take_ids() == ["b"]
             async with self.reading(transport, "other") as reader:
                 assert await reader.take_ids(2) == ["a", "b"]
@@ -416,7 +416,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_the_next_event_of_a_key_waits_for_the_acknowledgement_of_the_previous_one(self) -> None:
-        """The next event is not delivered earlier, even if `prefetch` allows more deliveries."""
+        """Only one event of the key is delivered at a time, even if `prefetch` allows more deliveries."""
         async with self.reading_of(*events(4, "k"), ordering="key") as reader:
             for number in range(4):
                 held = await reader.hold_one()
@@ -443,7 +443,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_the_next_event_of_a_key_is_delivered_after_a_terminated_one(self) -> None:
-        """A consumer terminates an event that it has parked. The consumer must get the later events, to park them too."""
+        """A consumer parks an event, terminates the event, and then parks the later events of the key."""
         async with self.reading_of(*events(2, "k"), ordering="key") as reader:
             await (await reader.hold_one()).term("parked")
             assert await reader.take_ids() == ["1"]
@@ -511,7 +511,6 @@ class KeyOrderingConformance(TransportSuite):
             assert [one for one in done if int(one) % 4 == key] == [f"{n}" for n in range(key, 32, 4)]
 
     async def _work_in_two_processes(self, sent: list[CloudEvent], work: Callable[[Reader], Awaitable[None]]) -> None:
-        """Let two processes of a group work on the events until one process is done."""
         async with (
             self.holding(*sent) as transport,
             self.reading(transport, ordering="key") as one,

@@ -2,7 +2,7 @@
 
 A suite is a class whose methods are test cases, one for each promise. The test module of an adapter subclasses the
 suite, implements `opened`, and declares the capabilities of the adapter. Pytest collects the subclass. A case that needs an
-undeclared capability is removed from the subclass, so pytest neither runs the case nor reports it. `cases()` lists the
+undeclared capability is removed from the subclass. Pytest then neither runs nor reports the case. `cases()` lists the
 remaining cases.
 """
 
@@ -54,7 +54,7 @@ def needs(*capabilities: Enum) -> Callable[[_Case], _Case]:
 
 
 def undeclared(*_: object) -> Any:
-    """Raise an error. This is the default of functions that only adapters with a certain capability must provide."""
+    """Raise an error. This function stands in for an optional function that the adapter does not provide."""
     raise NotImplementedError("the adapter declares a capability, but does not provide the function for it")
 
 

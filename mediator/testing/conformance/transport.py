@@ -21,7 +21,7 @@ _PARTITIONS = 16
 
 
 def event(event_id: str, key: str | None = None, *, event_type: str = f"{TYPE}.v1", data: bytes = b"1") -> CloudEvent:
-    """Return an event with the given id and type. The default type is a version of `TYPE`, to which readers subscribe."""
+    """Return an event with the given id and type. By default, the type is version 1 of `TYPE`."""
     return CloudEvent(event_id, event_type, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), data, partitionkey=key)
 
 
@@ -31,7 +31,7 @@ def events(count: int, key: str | None = None) -> list[CloudEvent]:
 
 
 def apart(count: int) -> list[CloudEvent]:
-    """Return `count` events without keys (at most 16). No two events share a partition, so no event waits for another."""
+    """Return `count` events (at most 16) without keys, in different partitions, so that no event waits for another."""
     found: dict[int, CloudEvent] = {}
     numbers = itertools.count()
     while len(found) < count:
@@ -75,7 +75,7 @@ class Reader:
         return (await self.hold())[0]
 
     async def take(self, count: int = 1) -> list[Delivery]:
-        """Read `count` deliveries, acknowledge each delivery before the next delivery is read, and return all deliveries."""
+        """Read and acknowledge `count` deliveries, one after the other, and return the deliveries."""
         taken: list[Delivery] = []
         for _ in range(count):
             try:
@@ -90,7 +90,7 @@ class Reader:
         return ids(await self.take(count))
 
     async def nothing(self, seconds: float = 0.2) -> None:
-        """Check that `next()` returns nothing within the given seconds. After that, the call is cancelled."""
+        """Check that no delivery arrives within the given seconds."""
         waiting = asyncio.ensure_future(self._deliveries.next())
         try:
             await asyncio.wait({waiting}, timeout=seconds)
@@ -118,8 +118,8 @@ class Subscribe(Protocol):
         Args:
             group: The name of the group. The processes of one group share the events.
             ack_wait: Seconds that the broker waits for an acknowledgement.
-            start: The position at which a new group begins. A position other than `"all"` is given only if the adapter
-                declares `TransportCapability.START_POSITION`.
+            start: The position at which a new group begins. Without `TransportCapability.START_POSITION`, the position
+                is always `"all"`.
         """
         ...
 
@@ -165,7 +165,7 @@ class TransportUnderTest:
 
 
 class TransportCapability(Enum):
-    """Optional abilities of a transport. A suite omits the cases for abilities that its `capabilities` do not contain."""
+    """Optional abilities of a transport. A suite omits the cases for abilities missing from `capabilities`."""
 
     KEY_ORDERING = auto()
     """With `open(ordering="key")`, the events of one partition key are delivered strictly one after the other."""
@@ -234,6 +234,6 @@ class TransportSuite(ConformanceSuite):
 
     @asynccontextmanager
     async def reading_of(self, *events: CloudEvent, **options: Any) -> AsyncGenerator[Reader, None]:
-        """Open a broker that contains only the given events, and yield a reader of it. `options` are passed to `reading`."""
+        """Open a broker that contains only the given events, and yield a reader. `options` are passed to `reading`."""
         async with self.holding(*events) as transport, self.reading(transport, **options) as reader:
             yield reader

@@ -110,7 +110,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert await storage.waiting() == ["b", "b"]
 
     async def test_a_rollback_to_a_savepoint_undoes_what_came_after_it(self) -> None:
-        """Rows and events from before the savepoint, and from later savepoints, are committed."""
+        """Only the rows and events of the failed nested command are undone."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -169,7 +169,7 @@ class UnitOfWorkConformance(StorageSuite):
                     assert json.loads(batch.events[0].data)["text"] == "\0 and \U0001f600"
 
     async def test_an_event_that_decodes_to_another_value_fails_the_command(self) -> None:
-        """For example, a tuple raises `EventNotSerializableError`, because JSON decodes a tuple to a list."""
+        """For example, a tuple raises `EventNotSerializableError`, because JSON turns a tuple into a list."""
         await self._refuses(lambda storage: storage.add(Listed((1, 2))), EventNotSerializableError)
 
     async def test_an_event_that_was_changed_after_it_was_added_fails_the_command(self) -> None:
@@ -295,7 +295,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_a_full_outbox_accepts_events_after_its_events_were_settled(self) -> None:
-        """An adapter need not count the events for each command, so the outbox may refuse events for some more seconds."""
+        """An adapter may use an older count of the events. The outbox may then refuse events for some more seconds."""
         async with self.opened() as storage:
             await self._write(storage, "a", "b", "c")
             async with storage.outbox.claim(10) as batch:

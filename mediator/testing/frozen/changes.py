@@ -1,8 +1,7 @@
 """Change: one difference between two schemas of a payload, and whether the difference is compatible.
 
-A new class must read events of the old class, and the old class must read events of the new class. A change is
-compatible if each class finds every field that the class needs, and no field that the class refuses. So fields with
-defaults may be added and removed, unless a class forbids unknown fields.
+A change is compatible if the new class can read old events, and the old class can read new events. Fields with
+defaults may therefore be added and removed, unless a class forbids unknown fields.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ CONTAINED = frozenset({"additionalProperties", "items", "prefixItems", "properti
 
 
 def is_schema(value: Any) -> TypeGuard[Schema]:
-    """Return whether the value of a keyword is a mapping, such as a schema. `additionalProperties` may also be a boolean."""
+    """Return whether a value is a schema. The value of `additionalProperties`, for example, may be a boolean instead."""
     return isinstance(value, Mapping)
 
 
@@ -44,7 +43,7 @@ def followed(schema: Schema, root: Schema) -> tuple[str, Schema]:
 
 
 def resolved(schema: Schema, root: Schema) -> Schema:
-    """Return the schema that a schema refers to, or the schema itself if it has no reference."""
+    """Return the schema that `schema` refers to, or `schema` itself if `schema` has no reference."""
     return followed(schema, root)[1]
 
 
@@ -84,8 +83,8 @@ def meanings(*roots: Schema) -> "list[Meanings]":
     """Return one `Meanings` for each root schema. Meanings of schemas in different roots can be compared.
 
     Classes may contain each other, so a class cannot be expanded completely. Each round of the loop therefore looks one
-    level deeper into all classes. After as many rounds as there are classes, classes with equal meanings describe the
-    same payloads.
+    level deeper into all classes. The loop has one round for each class. After the last round, classes with equal
+    meanings describe the same payloads.
     """
     found = [Meanings(root) for root in roots]
     for _ in range(sum(len(root.get("$defs", ())) for root in roots)):
@@ -161,7 +160,7 @@ def _likeness(schema: Schema, known: Meanings) -> Sequence[str]:
 
 
 def _tags(schema: Schema, root: Schema) -> str:
-    """Return the fields with only one possible value as JSON, such as `{"kind": "card"}`. Such fields tell classes apart."""
+    """Return the fields that have only one possible value: `{"kind": "card"}`. These fields tell classes apart."""
     tags: dict[str, object] = {}
     for field, inner in schema.get("properties", {}).items():
         found = resolved(inner, root)
@@ -275,9 +274,8 @@ def _added(field: str, *, needed: bool, refused: bool) -> Change:
 def _strictness(old: Schema, new: Schema, place: str) -> Iterator[Change]:
     """Yield a change if only the new class, or only the old class, forbids unknown fields.
 
-    A class that begins to forbid unknown fields can still read the events of the old class. But while unknown fields
-    were allowed, producers could add fields without a new version. So events with unknown fields may still arrive from
-    earlier producers or from other applications.
+    While unknown fields were allowed, producers could add fields without a new version. A class that begins to forbid
+    unknown fields would refuse the events of these producers.
     """
     forbade, forbids = (each.get("additionalProperties") is False for each in (old, new))
     if forbids and not forbade:
@@ -290,7 +288,7 @@ def _strictness(old: Schema, new: Schema, place: str) -> Iterator[Change]:
 
 
 def _refuses(schema: Schema, meaning: str, known: Meanings) -> bool:
-    """Return whether a class refuses unknown fields of the given meaning. A class may allow unknown fields of one type."""
+    """Return whether a class refuses an unknown field of the given meaning. A class may allow only one meaning."""
     others = schema.get("additionalProperties", True)
     return others is False or (is_schema(others) and known.of(others) != meaning)
 

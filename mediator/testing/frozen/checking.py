@@ -41,8 +41,8 @@ class FrozenReport:
 def check_frozen_events(events: Any, folder: Path | str, *, codec: EventCodec | None = None) -> None:
     """Raise an error if an event has changed incompatibly since it was frozen.
 
-    An incompatible change breaks other applications, or the reading of events that were sent before. For each event
-    that has changed compatibly, a `FrozenSampleWarning` is issued.
+    After an incompatible change, other applications cannot read new events, or this application cannot read old events.
+    For each event that has changed compatibly, a `FrozenSampleWarning` is issued.
 
     Args:
         events: A container, or a list of event classes.

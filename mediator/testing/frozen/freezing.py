@@ -45,7 +45,7 @@ def read_frozen(file: Path) -> FrozenEvent:
     """Read a file that `freeze_events` has written.
 
     Raises:
-        ValueError: The file has a content that `freeze_events` does not write. The text of the error gives the reason.
+        ValueError: `freeze_events` cannot have written the file. The text of the error gives the reason.
     """
     members: Any = json.loads(file.read_text("utf-8"))
     wanted = {"type": str, "version": int, "schema": dict, "sample": dict}
@@ -65,7 +65,7 @@ def freeze_events(
     """Write a file for each event that has no file in the folder yet, and return the written files.
 
     Args:
-        events: A container, or a list of event classes and events. An event in the list becomes its own sample.
+        events: A container, or a list of event classes and events. An event in the list becomes the sample in its file.
         folder: The folder of the files. Each type and version has one file: `<event_type>.v<version>.json`.
         codec: The codec of the payloads; by default the codec of the container's unit of work, or `MsgspecCodec`.
         force: Also replace existing files.

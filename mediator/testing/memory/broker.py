@@ -27,7 +27,7 @@ _NAME = "InMemoryBroker"
 _PARTITIONS = 16
 
 Stored = tuple[int, datetime, CloudEvent]
-"""The sequence of a message, the time when it was stored, and its event."""
+"""The sequence, the storage time and the event of a message."""
 
 
 @dataclass(slots=True)
@@ -85,10 +85,10 @@ class _Group:
 
 
 class InMemoryBroker:
-    """Stores every event once in one stream, and delivers it to all groups that subscribe to the event type.
+    """Stores every event once, and delivers the event to all groups that subscribe to the type of the event.
 
     Attributes:
-        available: Set it to False to simulate an outage, during which publishing fails and nothing is delivered.
+        available: Whether the broker works. With False, publishing fails and nothing is delivered, as in an outage.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class InMemoryBroker:
 
     @property
     def available(self) -> bool:
-        """Whether the broker answers."""
+        """Whether the broker works."""
         return self._available.is_set()
 
     @available.setter
@@ -121,7 +121,7 @@ class InMemoryBroker:
 
     @property
     def held(self) -> Sequence[Stored]:
-        """The stored events, in order, with their sequences and the times when they were stored."""
+        """The stored events, in order, with their sequences and storage times."""
         return [(each.sequence, each.stored_at, each.event) for each in self._stream if each.event is not None]
 
     def lose(self, *ids: str, remember: bool = False) -> None:
@@ -136,7 +136,7 @@ class InMemoryBroker:
     def store(self, event: CloudEvent, *, mark: str = "") -> bool:
         """Store an event and return True, or return False if the event is a duplicate.
 
-        A duplicate has the source, the id and the `mark` of an event that the broker remembers.
+        An event is a duplicate if the broker remembers the same source, id and `mark`. A new `mark` allows a second copy.
         """
         entry = (event.source, event.id, mark)
         if entry in self._known:
@@ -391,7 +391,7 @@ class InMemoryEventPublisher(EventPublisher):
         self.application: str | None = application
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
-        await asyncio.sleep(0)  # lets other tasks run, as a real broker does
+        await asyncio.sleep(0)  # lets other tasks run, as sending to a real broker does
         if not self._broker.available:
             return [PublishResult(event, _unavailable()) for event in events]
         return [PublishResult(event, duplicate=not self._broker.store(self._stamped(event))) for event in events]

@@ -21,11 +21,10 @@ from mediator.owner import Owner
 class InMemoryRequestChannel(RequestChannel):
     """Transmits requests between applications in one process.
 
-    Give the same channel to the senders and the responders under test. If several responders serve
-    the same name, the next request goes to the responder that has waited longest for a request.
+    Give the same channel to the senders and the responders under test. Responders that serve the same name take turns.
 
     Attributes:
-        available: Set it to False to simulate an outage of the broker, during which every call raises an error.
+        available: Whether the broker works. With False, every call raises an error, as during an outage.
     """
 
     def __init__(self, *, codec: RequestCodec | None = None) -> None:

@@ -39,15 +39,14 @@ class InMemoryDatabase:
         archive: The events that the broker has stored.
         archived: Maps the id of each archived event to its sequence and its archiving time, in seconds since the epoch.
         inbox: The consumer, source and id of each event that took effect or is parked.
-        starts: Maps the consumer, source and id of an event to the number of times that its handlers were started, and
-            to the state of the last start. An event in the inbox has no entry.
+        starts: Maps the consumer, source and id of an event to the number of starts and the state of the last start
+            of its handlers. An event in the inbox has no entry.
         places: Maps event ids to the numbers that order the outbox. An event that leaves the outbox keeps its number.
-        available: Set it to False to simulate an outage, during which all access to the database fails.
+        available: Whether the database works. With False, no transaction can commit, as during an outage.
         application: The application's name, which becomes the source of the events. `InMemoryOutbox` sets this name.
 
     Args:
-        clock_offset: A function that returns the seconds to add to the time of this machine. All times in this database
-            are times of the resulting clock.
+        clock_offset: Returns the seconds by which the clock of this database is ahead of the clock of this machine.
     """
 
     def __init__(self, *, clock_offset: Callable[[], float] | None = None) -> None:

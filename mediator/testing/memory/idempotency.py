@@ -9,7 +9,7 @@ from mediator.msgspec import MsgspecRequestCodec
 from mediator.testing.memory.database import InMemoryDatabase, in_database
 
 TABLE = "mediator_idempotency"
-"""The name of the table, which maps an idempotency key to a fingerprint, a response and the time of the claim."""
+"""The name of the table. A row maps an idempotency key to a fingerprint, a response and the time of the claim."""
 
 
 class InMemoryIdempotency(Idempotency):
@@ -21,7 +21,7 @@ class InMemoryIdempotency(Idempotency):
         database: The database of the unit of work.
         codec: The codec of the responses; `MsgspecRequestCodec` by default.
         keep_seconds: Seconds for which a response is kept; one day by default.
-        clean_interval: Seconds between two deletions of expired responses by a worker of the container.
+        clean_interval: How often a worker of the container deletes expired responses, in seconds.
     """
 
     def __init__(

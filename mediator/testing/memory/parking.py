@@ -168,7 +168,7 @@ def _row_of(number: int) -> tuple[str, str]:
 
 
 def _lock_of(event: ParkedEvent) -> tuple[str, str]:
-    """Return the name of the further lock that `take` needs: `(consumer, key)`, or one for this event if it has no key."""
+    """Return the name of the second lock of `take`: `(consumer, key)`. An event without a key has a lock of its own."""
     if event.partition_key is not None:
         return event.consumer, event.partition_key
     return "\0", str(event.number)  # no consumer can have the name "\0"
