@@ -123,7 +123,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 8) == Start(5)
 
     async def test_a_start_concurrent_with_other_events_does_not_exhaust_an_event(self) -> None:
-        """Another event may have killed the process. The suspect may therefore start alone once more, even beyond the limit."""
+        """Another event may have killed the process. The suspect may start alone once more, even beyond the limit."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.end(*row, 1)

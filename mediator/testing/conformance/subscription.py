@@ -197,7 +197,7 @@ class SubscriptionConformance(TransportSuite):
             assert await waiting == ["a"]
 
     async def test_a_group_that_is_opened_again_continues(self) -> None:
-        """When a subscription closes, the unread deliveries return to the broker. No event is lost or acknowledged twice."""
+        """When a subscription closes, unread deliveries return to the broker. No event is lost or acknowledged twice."""
         async with self.holding(*(event(f"{n}", f"k{n % 4}") for n in range(30))) as transport:
             taken: list[str] = []
             for _ in range(6):
