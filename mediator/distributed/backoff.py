@@ -4,9 +4,9 @@ import random
 
 
 class Backoff:
-    """Computes pauses that double from `first` to `last` seconds, each shortened at random by up to half.
+    """Computes pauses that double from `first` to `last` seconds.
 
-    The random part keeps processes from trying again all at the same time.
+    Each pause is shortened at random by up to half, so that processes do not try again all at the same time.
     """
 
     def __init__(self, first: float, last: float, rng: random.Random) -> None:

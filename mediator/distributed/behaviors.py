@@ -30,7 +30,7 @@ Message = TypeVar("Message", bound=Command[Any] | Notification)
 
 
 class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
-    """Runs every outermost command or notification in a transaction, and sends its events after the commit.
+    """Runs every outermost command or notification in a transaction, and sends the events after the commit.
 
     Commands and notifications that are dispatched inside a running transaction join that transaction.
 
@@ -43,11 +43,11 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         distributed_events: The event broker of the same unit of work.
         outbox: Stores the events for the relay; needed with `delivery="outbox"`.
         publisher: Publishes the events right after the commit; needed with `delivery="direct"`.
-        delivery: `"outbox"` cannot lose an event. `"direct"` needs no relay, but loses events when the process crashes
-            or the broker is unavailable between the commit and the broker's acknowledgement.
+        delivery: `"outbox"` cannot lose an event. `"direct"` needs no relay, but loses events if the process or the
+            broker fails between the commit and the acknowledgement.
         isolation: The isolation level of the transaction; `None` for the database's default.
-        after_commit_timeout: The longest time that direct delivery may take, in seconds. After that, all
-            calls that waited for the commit may together take the same time again.
+        after_commit_timeout: The longest time that direct delivery may take, in seconds. The calls that waited for the
+            commit follow; all these calls together may take the same time again.
     """
 
     one_of: ClassVar[str | None] = "unit of work"
@@ -103,7 +103,7 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         self._after_commit_timeout = after_commit_timeout
 
     async def handle(self, message: Message, call_next: CallNext[Any], /) -> Any:
-        """Run the rest of the pipeline in a new transaction that is then committed, or join the running transaction.
+        """Run the rest of the pipeline in a new transaction and commit, or join the running transaction.
 
         The events of a new transaction are stored in the outbox before the commit, or delivered after the commit.
 

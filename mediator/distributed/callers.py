@@ -1,7 +1,7 @@
-"""Caller: the verified identity for which an event or request of another application is handled.
+"""Caller: the verified sender of an event or request from another application.
 
-A sender could state a false tenant or false headers, so neither is trusted. An authenticator verifies the sender and
-returns a `Caller`. Everything else that the sender states is in `MessageContext.unverified`.
+A sender could state a false tenant or false headers. So an authenticator verifies the sender and returns a `Caller`.
+The unverified statements of the sender are in `MessageContext.unverified`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -43,7 +43,7 @@ EventAuthenticator = Callable[[CloudEvent], Awaitable[Caller | None]]
 
 
 async def trust_stream(event: CloudEvent, /) -> Caller:
-    """Return the tenant that an event states, without verifying it. This is an authenticator.
+    """Return the tenant that an event states, unverified. This function is an authenticator.
 
     Use this function only when the broker lets only trusted applications write to the stream. Any other application
     could state a false tenant.

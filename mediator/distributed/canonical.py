@@ -1,7 +1,7 @@
-"""The canonical form of a command, which does not depend on the order and the defaults of its class's fields.
+"""The canonical form of a command: fields that have their default value are left out, other fields sorted by name.
 
 A command may be sent again after its class got a new field with a default, or a new order of fields. The canonical form
-has to stay the same, so fields whose value is the default are left out, and the other fields are sorted by name.
+of the command is still the same.
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ class _Factory:
 
 
 def _default(found: Any) -> Any:
-    factory = getattr(found, "factory", None)  # `_Factory` or `attrs.Factory`; an `attrs.Factory` may need the object
+    factory = getattr(found, "factory", None)  # of a `_Factory` or an `attrs.Factory`
     if not callable(factory) or getattr(found, "takes_self", False):
         return found
     try:

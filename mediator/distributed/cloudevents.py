@@ -1,8 +1,8 @@
 """CloudEvent: the envelope in which an event is stored and sent.
 
-Its attributes are the context attributes of CloudEvents 1.0 (https://github.com/cloudevents/spec, "Context
-Attributes"). Correlation, causation, tenant and trace context are extension attributes, whose names have only
-lower-case letters and digits according to that spec.
+The attributes are the context attributes of CloudEvents 1.0 (https://github.com/cloudevents/spec, "Context
+Attributes"). Correlation, causation, tenant and trace context are extension attributes. Names of extension attributes
+have only lower-case letters and digits.
 """
 
 import zlib
@@ -18,7 +18,7 @@ TENANT = "tenant"
 LONGEST_APPLICATION = 128
 """Longest name of an application, in characters."""
 BUCKETS = 64
-"""The number of hash buckets of partition keys. It never changes, because partitions are derived from buckets."""
+"""The number of hash buckets of partition keys. The number never changes: partitions are derived from buckets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def bucket_of(partitionkey: str | None, event_id: str) -> int:
 
 
 def outgoing(context: MessageContext) -> dict[str, str]:
-    """Return the extension attributes of an event that is added while a message with the given context is handled."""
+    """Return the extension attributes of an event that is added in the given message context."""
     extensions = {CORRELATION: context.correlation_id, CAUSATION: context.message_id}
     if context.tenant is not None:
         extensions[TENANT] = context.tenant

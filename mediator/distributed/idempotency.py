@@ -42,7 +42,7 @@ class Idempotency(ABC):
     An `Idempotency` is also a worker, which deletes responses that are older than `keep_seconds`.
 
     Args:
-        codec: Encodes and decodes responses. It also encodes commands, so that their payloads can be compared.
+        codec: Encodes and decodes responses. The codec also encodes commands, so that their payloads can be compared.
         keep_seconds: How long a response is kept, in seconds. A command that is repeated later is handled again.
         clean_interval: How often old responses are deleted, in seconds.
     """
@@ -60,13 +60,13 @@ class Idempotency(ABC):
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
         """Return the response stored under a key; or claim the key in the running transaction and return `None`.
 
-        If another running transaction has claimed the key, wait until that transaction ends. A key that was
-        claimed in a committed transaction without a response counts as a new key.
+        If another running transaction has claimed the key, wait until that transaction ends. If a
+        committed transaction claimed the key but stored no response, the key counts as new.
         """
 
     @abstractmethod
     async def find(self, unit_of_work: UnitOfWork, key: str, /) -> KeptResponse | None:
-        """Return the response stored under a key, as the running transaction sees it, without claiming the key."""
+        """Return the response that the running transaction sees under a key, without claiming the key."""
 
     @abstractmethod
     async def keep(self, unit_of_work: UnitOfWork, key: str, response: bytes, /) -> None:
@@ -81,9 +81,9 @@ class Idempotency(ABC):
         await keep_clean(self.clean, self._clean_interval, self._log, "idempotency not cleaned", batch=1000, soon=0.5)
 
     def name_of(self, command: object, /) -> str:
-        """Return the name of a command's class. The name is part of each key, so that every class has its own keys.
+        """Return the name of a command's class. The name is part of each stored key, so every class has its own keys.
 
-        The name is the `request_type` of the class if it declares one, else the name of the class without its module.
+        The name is the `request_type` that the class declares, or else the name of the class without the module.
 
         Raises:
             DeclarationError: Another command class has the same name.
@@ -130,7 +130,7 @@ class Idempotency(ABC):
         """Return the stored response of an equal command, decoded.
 
         Raises:
-            MisuseError: The stored response has another type, because another version of the application stored it.
+            MisuseError: Another version of the application stored the response, with another type.
         """
         try:
             return self.codec.decode(encoded, self._response_of(command))
@@ -188,11 +188,11 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     the same key run concurrently, the second command waits for the first. A command with a key is refused when its
     caller is not verified, because the key could be the key of another caller.
 
-    A command class is identified by its `request_type` if it declares one, else by its name. A repeated command is also
+    A command class is identified by its declared `request_type`, or else by its name. A repeated command is also
     recognized after its class was moved to another module, got a new order of fields, or got new fields with defaults.
 
     A key in the header is only for the command that entered the application. Messages that are sent while that command
-    is handled inherit the header, but the key in the header is ignored for them.
+    is handled inherit the header, but the behavior does not read their header.
 
     Args:
         idempotency: Stores the responses, in the database of the unit of work.
@@ -285,9 +285,9 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
 
 
 def _is_entry(frame: Frame) -> bool:
-    """Return whether no other message dispatched this message.
+    """Return whether the message was dispatched from outside, and not while another message was handled.
 
-    A retry runs in the context of the message itself, so an attempt of the retry does not count as another message.
+    The frames of a retry have the context of the message itself, and do not count as another message.
     """
     dispatch = frame.dispatch or frame
     outer = dispatch.parent
@@ -305,6 +305,6 @@ def hashed_key(name: str, key: str, context: MessageContext) -> str:
 
 
 def former_key(command: object, key: str, context: MessageContext) -> str:
-    """Return the key as made before version 2 of the tables: with the path of the class instead of the name."""
+    """Return the key that was used before version 2 of the tables, with the path of the class instead of the name."""
     parts = [context.principal, context.tenant, path_of(type(command)), key]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -186,14 +186,14 @@ class Parking(ABC):
     """Keeps parked events until they are replayed or discarded.
 
     This is the dead letter queue (DLQ). Events never expire here. Events of one consumer and partition key are kept in
-    order. Parking an event locks its key until the transaction ends. A replay calls `take` after the handlers, and
-    `take` locks the key in the same way. An event of the key that arrives after `take` waits until the replay ends.
-    Editing or discarding the taken event waits in the same way.
+    order. Parking or taking an event locks the key of the event until the transaction ends. A replay calls `take` after
+    the handlers. Further events of the key then wait until the replay ends. Calls that edit or discard the taken event
+    wait too.
     """
 
     @abstractmethod
     async def park(self, event: ParkedEvent, /) -> bool:
-        """Park an incoming event, in a new transaction that also records the event in the inbox, and return true.
+        """Park an incoming event and record the event in the inbox, both in a new transaction, and return true.
 
         If the event has already taken effect or is already parked, change nothing and return false.
         """
@@ -208,8 +208,7 @@ class Parking(ABC):
     ) -> Sequence[ParkedEvent]:
         """Return at most `limit` matching events with numbers above `after`, in the order of their numbers.
 
-        Without `bodies`, the `data` of the events is not read and is empty, because many large bodies may not fit into
-        memory.
+        Without `bodies`, the `data` of the events is empty. Many large bodies might not fit into memory.
         """
 
     @abstractmethod
@@ -240,13 +239,13 @@ class Parking(ABC):
         """
 
     async def reserve(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
-        """Reserve and return an event for the running transaction, which calls `take` after the handlers.
+        """Reserve and return an event for the running transaction. Call `take` after the handlers.
 
-        A second transaction that wants to change the event waits until the running transaction ends. The key is not
-        locked before `take`. Events of the key that arrive before `take` are parked at once, behind this event.
+        Other transactions that change the event wait until the running transaction ends. The key of the event is not
+        locked before `take`. Until then, arriving events of the key are parked at once, behind this event.
 
-        The default implementation reserves nothing. When two transactions replay the event concurrently, the later call
-        of `take` raises a `ParkedEventNotFoundError`.
+        The default implementation reserves nothing. If two transactions then replay the event concurrently, the second
+        call of `take` raises a `ParkedEventNotFoundError`.
 
         Raises:
             ParkedEventNotFoundError: The event is not parked, or no longer parked.

@@ -36,7 +36,7 @@ class Shielded(Generic[T]):
 
 
 async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  # noqa: ASYNC109  (it cancels nothing)
-    """Run `work` in a task, and wait at most `timeout` seconds for it, even if the caller is cancelled.
+    """Run `work` in a task, and wait at most `timeout` seconds for the task, even if the caller is cancelled.
 
     Return the task and, if the caller was cancelled, the cancellation. Nothing is raised. Work that takes longer
     continues in the background.
@@ -63,20 +63,20 @@ def _forget(task: asyncio.Task[Any]) -> None:
 
 
 async def wait_for_late_work(timeout: float) -> None:  # noqa: ASYNC109  (nothing is cancelled)
-    """Wait up to `timeout` more seconds for late work of `finish`. Call this before the database is closed."""
+    """Wait up to `timeout` seconds for work that `finish` left running. Call this before the database is closed."""
     here = [task for task in _late if task.get_loop() is asyncio.get_running_loop()]
     if here:
         await asyncio.wait(here, timeout=timeout)
 
 
 def is_being_cancelled() -> bool:
-    """Return whether the running task itself is being cancelled, and not only a task that it awaits."""
+    """Return whether the running task itself is being cancelled, and not only an awaited task."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def is_own_cancellation(error: BaseException) -> bool:
-    """Return whether an error is the cancellation of the running task, and not of a task that it awaited."""
+    """Return whether an error is the cancellation of the running task, and not of an awaited task."""
     return isinstance(error, asyncio.CancelledError) and is_being_cancelled()
 
 

@@ -1,8 +1,7 @@
 """Storable: the lengths and conversions that make a text or a time fit into every supported database.
 
-The tables take their column lengths from here, and every value of an envelope from another application passes through a
-function of this file before it is stored. PostgreSQL refuses a text that is too long for its column, a NUL character,
-and characters that UTF-8 cannot encode.
+The tables take their column lengths from here. PostgreSQL refuses a text that is too long for its column, a NUL
+character, and characters that UTF-8 cannot encode.
 """
 
 import hashlib
@@ -40,7 +39,7 @@ def is_storable(text: str, longest: int = LONGEST_TEXT) -> bool:
 def time_text(time: datetime) -> str:
     """Return the text under which a time is stored: ISO 8601 in UTC.
 
-    UTC keeps the text short enough for its column. In another time zone, whose offset may have microseconds, the text
-    could be 42 characters long. A time outside the years 1 to 9999 in UTC raises an `OverflowError`.
+    UTC keeps the text short enough for its column. The offset of another time zone may be as long as
+    `+01:00:00.000001`. A time outside the years 1 to 9999 in UTC raises an `OverflowError`.
     """
     return time.astimezone(UTC).isoformat()

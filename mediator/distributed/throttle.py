@@ -1,4 +1,4 @@
-"""Throttle: limits how fast events are republished or replayed, so that their receivers keep up."""
+"""Throttle: limits how fast events are republished or replayed, so that the receivers keep up."""
 
 import asyncio
 import time

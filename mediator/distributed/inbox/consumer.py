@@ -42,8 +42,7 @@ _BACK_SECONDS = (30.0, 300.0)
 _CANCELLED_PAUSE = 1.0
 """Seconds to pause after a handler cancelled its own task.
 
-The cancellation first looks like a stop of the consumer. So the delivery is handed back at once, and its start does
-not count. Without the pause, the event would be started again and again without a break.
+The delivery of that handler is handed back at once. Without the pause, the event would be started again and again.
 """
 
 
@@ -52,18 +51,18 @@ class EventConsumer:
 
     Each delivery has its own scope and transaction. The transaction first records the event in the inbox, then runs the
     handlers, then stores the events that the handlers raise, and commits. Then the delivery is acknowledged. When a
-    handler fails, the event is redelivered after a pause. After `max_attempts` starts of its handlers, including starts
-    in which the process died, the event is parked (dead-lettered). An event that can never be handled is parked at
+    handler fails, the event is redelivered after a pause. After `max_attempts` starts of the handlers, the event is
+    parked (dead-lettered). Starts in which the process died count too. An event that can never be handled is parked at
     once: see `fatal_errors`. No event is ever dropped.
 
-    While the database is unavailable, or its outbox is full, the consumer waits. A start does not count if an outage, a
-    full outbox or a stop of the consumer interrupted the start. When a process dies, each event that was being handled
-    there is handled alone the next time. So an event is parked for the death of a process only if no other event can
-    have caused the death.
+    While the database is unavailable, or its outbox is full, the consumer waits. A start that an outage, a
+    full outbox or a stop of the consumer interrupted does not count. When a process dies, each event that the process
+    was handling is handled alone the next time. So an event is parked for the death of a process only if no other event
+    can have caused the death.
 
-    With `ordering="key"` the events of one key, which share a partition, are handled strictly one after the other.
-    Events of different partitions are handled concurrently. Once an event is parked, the later events of its key are
-    parked behind that event, so that all can be replayed in order.
+    With `ordering="key"` the events of one partition are handled strictly one after the other, and all events of a key
+    are in one partition. Events of different partitions are handled concurrently. Once an event is parked, the later
+    events of its key are parked behind that event. So a replay can keep the order.
 
     Args:
         subscription: Delivers the events.
@@ -72,14 +71,13 @@ class EventConsumer:
         mediator: The mediator whose handlers and behaviors handle the events.
         parking: Keeps parked events (the dead letter queue), in the database of the inbox. Without parking, a failing
             event is redelivered without end.
-        authenticate: Verifies the sender of an event, and returns its `Caller` for the message context. `trust_stream`
+        authenticate: Verifies the sender of an event, and returns a `Caller` for the message context. `trust_stream`
             returns the tenant that the event states. An authenticator that checks signatures may return `None` for an
-            event without a signature. An event for which the authenticator raises `NotAuthorizedError` is parked at
-            once.
+            event without a signature. If the authenticator raises `NotAuthorizedError`, the event is parked at once.
         ordering: `"none"`, or `"key"` for strict order per key. `"key"` needs parking.
         concurrency: The number of events that are handled at a time; by default 1, or 16 with `ordering="key"`. Each of
-            these events takes one place. If there are several places, an eighth of the places, and at least one place,
-            is kept free for event types of which no handler is running, so that no event type takes all places.
+            these events takes one place. Of several places, an eighth (at least one) is kept free for event types of
+            which no handler is running. So no event type takes all places.
         prefetch: The largest number of unacknowledged events in this process.
         max_attempts: The largest number of starts of an event's handlers; by default one more than the number of
             `retry_delays`.
@@ -89,7 +87,7 @@ class EventConsumer:
         fatal_errors: Further errors after which an event is parked at once, because another attempt would fail again.
             `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always fatal.
         handler_timeout: How long the handlers of one event may take, in seconds, before they are cancelled.
-        unknown_type_grace: How long an event without a handler is redelivered before it is parked, in seconds since the
+        unknown_type_grace: How long an event without a handler is redelivered before the parking, in seconds since the
             event was stored. During this time a newer version of this application may start and handle the event.
         drain_timeout: The time in which running handlers must end when the consumer is stopped, in seconds.
         clean_interval: The interval at which old inbox rows are deleted, in seconds.
@@ -207,7 +205,7 @@ class EventConsumer:
             return Admission.NEW
 
         async def conclude(unit_of_work: UnitOfWork) -> None:
-            """Lock the key after the handlers, so that events that arrive while the handlers run do not wait."""
+            """Lock the key only after the handlers. New events of the key would otherwise wait for the handlers."""
             await parking.take(unit_of_work, parked.number)
             await failpoints.reach("replay.after_take")
 
@@ -255,7 +253,8 @@ class EventConsumer:
         """Hand back deliveries that wait behind hanging handlers, so that events of other types are delivered here.
 
         Before a delivery goes back, the inbox records that its event was not started. Without this record, the
-        redelivered event would look like an event that killed this process. Events started in an earlier delivery stay.
+        redelivered event would look like an event that killed this process. An event that an earlier delivery may have
+        started stays here.
         """
         while True:
             await asyncio.sleep(_STUCK_CHECK_SECONDS)

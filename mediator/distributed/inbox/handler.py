@@ -30,9 +30,9 @@ class CurrentDelivery:
     """The delivery that is being handled.
 
     Attributes:
-        event: The envelope: id, source, time, extensions. Use its id to make effects outside the database idempotent.
-        attempt: The number of this start of the event's handlers, from 1. Starts that were interrupted because the
-            consumer stopped or the database became unavailable do not count.
+        event: The envelope: id, source, time, extensions. Use the id to make effects outside the database idempotent.
+        attempt: The number of this start of the event's handlers, from 1. A start does not count if a stop of the
+            consumer or an outage of the database interrupted the start.
     """
 
     event: CloudEvent

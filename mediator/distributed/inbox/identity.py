@@ -27,14 +27,11 @@ class EventIdentity:
 
 
 def identity_of(consumer: str, delivery: Delivery) -> EventIdentity:
-    """Return the identity of a delivery. An unreadable message is identified by its place, time and content.
+    """Return the identity of a delivery. An unreadable message is identified by subject, sequence, time and content.
 
     The id of an unreadable message is not used, even when the id itself can be read. A faulty producer may give several
-    messages the same id, and each message has to be kept. If the producer later sends a readable event under this id,
-    that event must not be taken for a duplicate.
-
-    The place consists of the subject and the sequence. The time is needed in addition, because a stream that is deleted
-    and created again numbers its messages from 1 again.
+    messages the same id, and each message has to be kept. A later readable event with this id must not be taken for a
+    duplicate. The time is used because a stream that is deleted and created again numbers its messages from 1 again.
     """
     event = delivery.event
     if event is not None:

@@ -45,8 +45,8 @@ def _is_caused_by(error: BaseException | None, kinds: tuple[type[BaseException],
 class DatabaseOutage:
     """Waits until the database is available and its outbox has room.
 
-    The pauses between two checks of the inbox's database come from `backoff`, and the pauses until a full outbox is
-    tried again come from `room`. The begin and the end of an outage are logged once, not for each waiting worker.
+    The pauses between two checks of the database come from `backoff`. The pauses until a full outbox is tried again
+    come from `room`. The begin and the end of an outage are logged once, not for each waiting worker.
     """
 
     def __init__(self, inbox: Inbox, backoff: Backoff, room: Backoff, log: Logger) -> None:
@@ -67,8 +67,8 @@ class DatabaseOutage:
 
         Return true when the event may be tried again, and false when the consumer is stopped.
 
-        `losses` says how often the event has met an outage. From the second outage on, if the database cannot store
-        data, there is a pause before the first check. During the pause, other events may free disk space.
+        `losses` says how often the event has met an outage. If `losses` is above 1 and the database cannot store data,
+        there is a pause before the first check. During the pause, other events may free disk space.
         """
         if is_backlog(error):
             if not self._is_full:
@@ -91,7 +91,7 @@ class DatabaseOutage:
         return False
 
     def note_outbox_space(self) -> None:
-        """Record that the outbox has room again, because an event that waited for room no longer waits."""
+        """Record that the outbox has room again."""
         if self._is_full:
             self._is_full = False
             self._room.reset()

@@ -44,10 +44,10 @@ class Start:
     Attributes:
         attempt: The number of this start, from 1; when `exhausted` or `suspect`, the number of earlier starts.
         taken: `True` if the handlers must not start, because the event has taken effect or is parked.
-        exhausted: `True` if the handlers must not start, because they were started as often as allowed, and the process
-            died in the last start.
-        suspect: `True` if the handlers may only start alone, because it is not known how the last start ended. This
-            start was not counted.
+        exhausted: `True` if the handlers must not start, because all allowed starts are used up and the process died
+            in the last start.
+        suspect: `True` if the handlers may only start alone, because it is not known how the last start ended. The
+            requested start was not counted.
     """
 
     attempt: int
@@ -86,7 +86,7 @@ class Inbox(ABC):
         """Record an event in the running transaction, as the first statement of the transaction.
 
         While another transaction is recording the same event, wait until that transaction ends. With `key`, also check
-        whether an event of this consumer and key is parked; if so, the key stays locked until the transaction ends.
+        whether an event of this consumer and key is parked. If so, lock the key until the transaction ends.
         """
 
     @abstractmethod
@@ -104,18 +104,17 @@ class Inbox(ABC):
     async def start(self, consumer: str, source: str, event_id: str, limit: int, /, *, alone: bool = False) -> Start:
         """Count a start of the handlers of a redelivered event, in a separate transaction.
 
-        The first start of an event is not counted, to save every event a transaction. So an event without a count is
-        treated as if it had been started once, while other events were being handled. Even at the limit, an event is
-        `exhausted` only if no other event was being handled during its last start, and if it is not known how that
-        start ended.
+        The first start of an event is not counted, to save a transaction. So an event without a count is treated like
+        an event with one start, of which `LastStart` is `BESIDE`. Even at the limit, an event is `exhausted` only if
+        the `LastStart` is `ALONE`.
 
         Args:
             consumer: The name of the consumer.
             source: The application that the event comes from.
             event_id: The id of the event in that application.
             limit: How often the handlers of the event may be started.
-            alone: `True` if no other event is being handled in this process. With `False`, the start of an event that
-                may only start alone is not counted, and the answer has `suspect` set.
+            alone: `True` if no other event is being handled in this process. If `False`, the start of an event that may
+                only start alone is not counted, and the answer has `suspect` set.
         """
 
     @abstractmethod
@@ -151,7 +150,7 @@ def needed_retention(*, stream: float, archive: float = 0.0) -> float:
 
     Args:
         stream: How long the broker keeps events, in seconds.
-        archive: How long publishers keep published events, in seconds, so that a broker that lost events can get them
+        archive: How long publishers keep published events, in seconds. A broker that lost events can get these events
             again.
     """
     return max(stream, archive) + _DAY

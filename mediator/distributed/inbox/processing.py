@@ -34,7 +34,7 @@ from mediator.transactions import Outcome
 _TAKE_BACK_SECONDS = 0.9
 """Longest time that a stopping consumer waits for the database to remove a start from the count, in seconds."""
 _ALONE_SECONDS = 10.0
-"""A suspect is handled alone for at most this many seconds. In its last allowed start there is no such limit.
+"""A suspect is handled alone for at most this many seconds. In the last allowed start, the suspect stays alone.
 
 An event that kills its process usually does so within this time.
 """
@@ -44,9 +44,9 @@ _CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkRe
 
 _WITHOUT_LIMIT = 2**31 - 2
 _LOSSES = 3
-"""The number of lost connections, while the database answers, after which the handlers of an event count as failed."""
+"""After this many lost connections although the database answers, the handlers of an event count as failed."""
 _FULL_LOSSES = 10
-"""The number of tries without enough space in the database after which the handlers of an event count as failed.
+"""After this many tries without enough space in the database, the handlers of an event count as failed.
 
 All these tries together take half a minute.
 """
@@ -119,10 +119,10 @@ class Attempt:
 
     @asynccontextmanager
     async def joined(self) -> AsyncGenerator[None, None]:
-        """Run the body. While a suspect is handled, let other events begin only after `_ALONE_SECONDS`.
+        """Run the body. If the event is a suspect, let other events begin only after `_ALONE_SECONDS`.
 
         Just before other events begin, the start of the suspect is recorded as ended. In its last allowed start a
-        suspect stays alone, so that the suspect is known to be the cause if the process dies.
+        suspect stays alone. If the process then dies, the suspect is the cause.
         """
         if not self.guard.is_exclusive or self.number >= self._limit:
             yield
@@ -170,7 +170,7 @@ class Attempt:
 
 
 class _OutageError(Exception):
-    """Raised when `error` shows an outage. The code that waits for the end of the outage catches it."""
+    """Tells `_decide_despite_outages` that `error` shows an outage."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -250,8 +250,7 @@ class Processing:
     async def _is_known_by_its_former_id(self) -> bool:
         """Return whether the event was recorded under the id that the event had before version 2 of the tables.
 
-        A record that is older than this event does not count. Such a record belongs to an event with the same
-        subject and sequence in an earlier stream, which was deleted.
+        A record that is older than this event does not count, because the record belongs to an earlier, deleted stream.
         """
         known, delivery = self._identity, self._delivery
         if known.former_id is None:
@@ -308,7 +307,7 @@ class Processing:
         key = key_of(self._delivery) if parts.ordered else None
         row = (identity.consumer, identity.source, identity.event_id)
         admission = await parts.inbox.insert(unit_of_work, *row, key=key)
-        if self._delivery.attempt > 1:  # a redelivery may have counted a start while the first delivery committed
+        if self._delivery.attempt > 1:  # a redelivery has counted a start, even if the event is a duplicate
             await parts.inbox.forget_starts(unit_of_work, *row)
         if admission is Admission.KEY_PARKED and parts.parking is not None:
             await parts.parking.append(unit_of_work, self._parked(ParkReason.KEY_PARKED, None))
@@ -361,7 +360,7 @@ class Processing:
             raise _OutageError(failure) from failure
 
     def _of_failure(self, failure: Exception) -> dict[str, Any]:
-        """Return the log fields of an error that was raised while a failure was recorded or an event was parked."""
+        """Return the log fields of an error that kept a failure from being recorded, or an event from being parked."""
         return {"error": type(failure).__name__, "reason": text_of(failure), "event_id": self._identity.event_id}
 
     def _log_failure(self) -> None:

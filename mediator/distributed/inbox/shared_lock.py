@@ -188,6 +188,6 @@ _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedLock] = WeakKeyDictio
 def shared_lock_here() -> SharedLock:
     """Return the one lock that all consumers on the running event loop share.
 
-    An event that kills the process stops all consumers. Event loops in other threads have their own locks.
+    One lock is needed because an event that kills the process stops all consumers. Other event loops have other locks.
     """
     return _locks.setdefault(asyncio.get_running_loop(), SharedLock())

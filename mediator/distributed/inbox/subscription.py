@@ -113,7 +113,7 @@ class EventSubscription(ABC):
 
     @abstractmethod
     def read(self, headers: Mapping[str, str], data: bytes, /, *, fallback_id: str, stored_at: datetime) -> CloudEvent:
-        """Return the event in a message that was delivered earlier, from the stored headers and body of the message.
+        """Return the event that the stored headers and body of an earlier message contain.
 
         Args:
             headers: The headers as received.
@@ -135,6 +135,6 @@ class EventSubscription(ABC):
         next delivery of the partition comes after the outstanding delivery was acknowledged or terminated.
 
         At most `prefetch` deliveries are unacknowledged in this process. The context can be entered while the broker is
-        unavailable; the subscription then waits for the broker. Leaving the context hands unread deliveries back at
-        once, in bounded time.
+        unavailable; the subscription then waits for the broker. Leaving the context hands unread deliveries back to
+        the broker, in bounded time.
         """

@@ -50,20 +50,19 @@ class RequestResponder:
         channel: The channel that the requests come from.
         mediator: The mediator whose handlers and behaviors handle the requests.
         exposes: The request classes that other applications may send.
-        authenticate: Verifies the sender of a request from the headers in `call.headers`, and returns its `Caller`. The
-            principal, tenant and headers of the caller are put into the message context. Anything else that the sender
-            states is in `context.unverified`. The function raises `NotAuthorizedError` for a request that must not be
-            handled. `trust_broker` accepts every request, but verifies no caller. An `AuthorizationBehavior` in the
-            pipeline works as for any other message.
+        authenticate: Verifies the sender of a request from the headers in `call.headers`, and returns a `Caller`. The
+            principal, tenant and headers of the caller are put into the message context. The tenant and headers that
+            the sender states are in `context.unverified`. The authenticator raises `NotAuthorizedError` for a
+            request that must not be handled. `trust_broker` accepts every request, but verifies no caller. An
+            `AuthorizationBehavior` in the pipeline works as for any other message.
         shown_errors: Exceptions whose class and text the caller may see.
-        concurrency: The number of requests that are handled at a time. Each running request takes one place. An eighth
-            of the places, and at least one place, is kept free for names of which no request is running, so that
-            requests of one name cannot take all places.
+        concurrency: The number of requests that are handled at a time. Each running request takes one place. Of several
+            places, an eighth (at least one) is kept free for names of which no request is running. So no name takes all
+            places.
         waiting: The number of requests that may wait for a place. When more would wait, the name with the most
             waiting requests is chosen, and the newest request of that name gets the reply `BUSY`.
         handler_timeout: The longest time that one request may take, including its authentication, in seconds. After
-            that time the request is cancelled, and a reply tells the sender that the request failed, even if the sender
-            would wait longer.
+            that time the request is cancelled, and a reply tells the sender that the request failed.
         drain_timeout: The time in which running requests must end when the responder is stopped, in seconds.
         ids: Makes ids for requests without an id.
 
@@ -212,7 +211,7 @@ class RequestResponder:
             request = self._channel.codec.decode(call.data, self._contracts[call.name].request_class)
         except ValueError as error:
             return self._refused(call, message_id, error)
-        except Exception as error:  # a decoded type may raise any error
+        except Exception as error:  # the class of the request may raise any error
             return self._refused(call, message_id, NotAuthorizedError(call.name, None), cause=error)
         return await self._dispatched(call, request, context, until)
 
@@ -292,7 +291,7 @@ def _is_given_up(incoming: IncomingCall) -> bool:
 
 
 def _outcome(error: BaseException) -> BaseException:
-    """Return the error; or, for a timeout or cancellation, its cause, which may tell the outcome of a commit."""
+    """Return the error, or the cause of a timeout or cancellation. The cause may tell the outcome of a commit."""
     cause: BaseException | None = error
     while isinstance(cause, TimeoutError | asyncio.CancelledError) and not isinstance(cause, MediatorError):
         cause = cause.__cause__

@@ -141,5 +141,5 @@ class RemoteSender:
             raise RemoteResponseError(request, reason, reference)
         try:
             return self._channel.codec.decode(reply.data, contract.response)
-        except Exception as error:  # a decoded type may raise any error; the request was handled
+        except Exception as error:  # the class of the response may raise any error
             raise RemoteResponseError(request, shown_reason(text_of(error))) from error
