@@ -43,8 +43,8 @@ class Claims(ABC):
 class ClaimedBatch(OutboxBatch):
     """Events that stay claimed until the `claim` block ends.
 
-    `writing` opens the transaction of `settle` and `park`. While more events wait, the next claim follows after
-    `look_again` seconds. When no more events wait, `look_again` is `None`.
+    `settle` and `park` write on the connection that `writing` yields. While more events wait, the next claim follows
+    after `look_again` seconds. When no more events wait, `look_again` is `None`.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ This is a quarter of all buckets, so that four relays can claim concurrently.
 """
 
 _IS_VALID = buckets.c.bucket.between(0, BUCKETS - 1)
-"""Matches the rows with the number of a bucket. Relays do not lock rows with invalid numbers, which have no events."""
+"""Matches the rows with a valid bucket number. Relays do not lock other rows, since no event belongs to them."""
 
 _CROWDED_SECONDS = 5.0
 """Seconds for which a relay locks only `_SHARE` buckets after it has noticed another relay."""
@@ -145,14 +145,14 @@ _LOCK_SECONDS = 1.0
 
 
 class BucketClaims(Claims):
-    """Claims the events of all unlocked buckets, or of a share of the buckets while other relays are active.
+    """Claims the events of buckets. A hash of the partition key decides to which bucket an event belongs.
 
-    Each event belongs to one of 64 buckets, by the hash of its partition key. A relay locks rows in the table of
-    buckets, and claims only events of the buckets that it has locked. When a relay finds a bucket locked, it assumes
-    for some seconds that other relays are active. Suppose that relay A has locked every bucket. Relay B waits for the
-    lock of one bucket, and gets the lock when A ends its claim. At its next claim, A finds this bucket locked, and
-    leaves some buckets to B. The server ends the transaction of a relay that executes no statement for
-    `frozen_seconds`.
+    A relay locks the rows of buckets, and claims only events of the locked buckets. A relay that is alone locks all 64
+    buckets. If a relay finds a locked bucket, the relay assumes for some seconds that other relays are active, and
+    locks fewer buckets. Example: the first relay has locked all buckets. A second relay waits for one bucket, and gets
+    the bucket when the first relay ends its claim. At the next claim, the first relay finds this bucket locked, and
+    leaves some buckets to the second relay. If a relay executes no statement for `frozen_seconds`, the server ends the
+    relay's transaction.
     """
 
     def __init__(
@@ -243,8 +243,8 @@ class BucketClaims(Claims):
     async def _lock(self, connection: AsyncConnection, wanted: int) -> set[int]:
         """Lock up to `wanted` free buckets, and return their numbers. When no bucket is free, wait for one bucket.
 
-        The next call begins `wanted` buckets after this call. A relay that locks only some buckets thereby publishes
-        the events of all buckets in turn.
+        The next call begins with the bucket after these `wanted` buckets. A relay that locks only some buckets thereby
+        reaches all buckets in turn.
         """
         place = (buckets.c.bucket + (BUCKETS - self._first)) % BUCKETS
         unlocked = select(buckets.c.bucket).where(_IS_VALID).order_by(place).limit(wanted)

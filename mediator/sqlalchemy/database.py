@@ -184,7 +184,7 @@ class Database(ABC):
 
     @abstractmethod
     def begun(self, connection: Connection) -> None:
-        """Set up a transaction. SQLAlchemy calls this method after a transaction begins, before its first statement."""
+        """Set up a transaction that has begun. SQLAlchemy calls this method before the first statement."""
 
     @abstractmethod
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
@@ -240,7 +240,7 @@ def mode_of(connection: Connection | None) -> str | None:
 def shown(url: URL) -> URL:
     """Return a URL without its password, and without options other than hosts and ports.
 
-    When a password contains characters that are not percent-encoded, a part of the password may be parsed as an option.
+    The other options may contain a part of the password, if the password was not percent-encoded.
     """
     options = [value for name in {*url.query} - _HOSTS for value in (name, *url.normalized_query[name])]
     if url.password is not None and any("@" in each for each in (url.database or "", *options)):
@@ -266,9 +266,9 @@ def redacted(url: URL) -> str:
 
 
 def _after_the_password(url: URL) -> URL:
-    """Return a URL without its password, even if `p@a/b` is the password in `postgresql://user:p@a/b@host/db`.
+    """Return a URL without its password: `postgresql://user:p@a/b@host/db` -> `postgresql://:***@host/db`.
 
-    The result keeps only the driver and the part after the last @, or only the driver when this part is not valid.
+    If the part after the last @ is missing or not valid, the result has only the driver.
     """
     _, separator, place = (url.database or "").rpartition("@")
     try:

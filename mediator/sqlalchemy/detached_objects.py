@@ -28,7 +28,7 @@ from mediator.errors import misuse
 _QUERIES = ("dynamic", "write_only")
 """Loading strategies of relationships that are queried, and never hold objects in memory."""
 _NOT_READ = (*_QUERIES, "raise", "raise_on_sql", "noload")
-"""Loading strategies of relationships that `Session.refresh` does not load, even when their names are given."""
+"""`Session.refresh` does not load relationships with these loading strategies, even when given their names."""
 
 _CHANGEABLE: tuple[type, ...] = (dict, list, set, MutableBase)
 """Types of values that can be changed in place."""
@@ -48,7 +48,7 @@ class _Returned:
 class _Change:
     """A change of one attribute.
 
-    Either the attribute was set to `value`, or `added` and `removed` are the objects that a collection gained and lost.
+    `added` and `removed` are the objects that a collection gained and lost. Any other attribute was set to `value`.
     """
 
     key: str
@@ -84,7 +84,7 @@ class _Change:
 class DetachedObjects:
     """The objects that a session detached when a transaction began.
 
-    `letting_go` is true while this class detaches objects. The unit of work then keeps tracking detached aggregates.
+    `letting_go` is true while this class detaches objects. The unit of work keeps tracking aggregates detached here.
     """
 
     def __init__(self, session: Session) -> None:
@@ -184,7 +184,7 @@ class DetachedObjects:
         for state in self._session.identity_map.all_states():
             entity = state.obj()
             if entity is not None and state not in mark:
-                # `expire` without names would also expire related objects, which would lose their changes.
+                # Without names, `expire` would also expire related objects and discard their changes.
                 self._session.expire(entity, [key for key in state.dict if key in state.mapper.attrs])
                 state.expired = True
 
@@ -196,9 +196,9 @@ class DetachedObjects:
             raise misuse.stale_object(type(entity), reason)
 
     def note_return(self, entity: object) -> None:
-        """Mark an object that was attached again, so that it is refreshed before the next query.
+        """Record that an object was attached again, so that the object is refreshed before the next query.
 
-        An object that was not detached is ignored.
+        An object that `let_go` has not detached is ignored.
         """
         state = _state_of(entity)
         copies = self._states.pop(state, None)
@@ -213,7 +213,7 @@ class DetachedObjects:
             self._session.expire(entity, unchanged)
 
     def forget_return(self, entity: object) -> None:
-        """Remove the mark of `note_return`, because the caller refreshes the object."""
+        """Delete the record of `note_return`, because the caller refreshes the object."""
         self._returned.pop(_state_of(entity), None)
 
     def take_changed_back(self) -> None:
@@ -282,8 +282,8 @@ class DetachedObjects:
         now = state.dict.get(key)
         if before is now or kind.compare_values(before, now):
             return True
-        # A value may be read in a form that differs from the written form. SQLite, for example, drops the zone of a
-        # time. The read form and the written form give the same parameter for the driver.
+        # The database may return a written value in another form. SQLite, for example, drops the zone of a time. Both
+        # forms give the same parameter for the driver.
         dialect = self._session.get_bind().dialect
         process = kind.dialect_impl(dialect).bind_processor(dialect)
         return process is not None and bool(process(before) == process(now))

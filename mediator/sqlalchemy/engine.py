@@ -27,8 +27,8 @@ class ConnectionPool(AsyncAdaptedQueuePool):
     """A connection pool that raises an error when waiting for a connection takes too long or would end in a deadlock.
 
     A dispatch keeps its connection while an inner dispatch runs in another scope (`TransactionMode.NEW` or `SUPPRESS`).
-    A deadlock threatens when nested dispatches hold all connections: the innermost dispatch would wait for a
-    connection, and the outer dispatches return their connections only after the innermost dispatch has ended.
+    If nested dispatches hold all connections, a further inner dispatch would wait forever. The outer dispatches return
+    their connections only after the inner dispatch has ended.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -138,8 +138,8 @@ async def open_engine(
         options: Options of SQLAlchemy's `create_async_engine`. By default, `pool_size` is 10 and `max_overflow` is 10.
             `hide_parameters` is true by default, so that errors and logs show statements without their values.
             `connect_args` are added to the connection arguments of this library, and take precedence. The value `None`
-            in `connect_args["server_settings"]` removes a setting of this library. A function as `password` is called
-            for each connection.
+            in `connect_args["server_settings"]` removes a setting of this library. If `password` is a function, the
+            function is called for each connection.
 
     The URL of the engine has no password, and tracebacks with local variables do not show the password. For a
     PostgreSQL engine that was created without this function, tracebacks through SQLAlchemy can show the password.
@@ -224,7 +224,7 @@ def _parse(text: str) -> URL:
         )
     else:
         if any("@" in option and "=" not in option for option in text.partition("?")[2].split("&")):
-            # SQLAlchemy leaves out an option without a value, and takes a part of the password for the host
+            # in `user:a@b?c@host`, SQLAlchemy takes `b` for the host, and drops `c@host` as an option without a value
             reason = "its password has a ?, / or @: percent-encode everything but letters and digits"
             raise DatabaseUnavailableError("at the given URL", reason)
         url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))

@@ -29,11 +29,11 @@ _PROBE_BYTES = 262_144
 class SqlAlchemyInbox(Inbox):
     """Stores the inbox in the database of the unit of work.
 
-    Declare it with the engine of the unit of work: `inbox = providers.Singleton(SqlAlchemyInbox, engine)`. An event's
-    source or id that does not fit its column (longer than 255 characters, or with unprintable characters) is stored as
-    a hash. Each method except `answers` and `takes_writes` raises `SchemaError` when the tables do not exist. A method
-    raises `SettingError` for a consumer's name with more than 64 characters or a NUL character, and `MisuseError` for a
-    unit of work that is not a `SqlAlchemyUnitOfWork` on the same engine.
+    Declare it with the engine of the unit of work: `inbox = providers.Singleton(SqlAlchemyInbox, engine)`. A source or
+    an id with more than 255 characters or with unprintable characters is stored as a hash. Each method except `answers`
+    and `takes_writes` raises `SchemaError` when the tables do not exist. A method raises `SettingError` for a
+    consumer's name with more than 64 characters or a NUL character. A method raises `MisuseError` for a unit of work
+    that is not a `SqlAlchemyUnitOfWork` on the same engine.
 
     Args:
         engine: From `open_engine`.

@@ -40,13 +40,13 @@ _APPLICATION = "{application}"
 class Migration:
     """A step from the previous version of the tables to the next version.
 
-    Processes that use the previous version run while the step is applied and for some time afterwards. These processes
-    must still work after the step.
+    While the step is applied and for some time afterwards, processes still use the previous version. These processes
+    must work after the step, too.
 
     Attributes:
         version: The version that the tables have after the step.
         statements: The statements for `"sqlite"` and for `"postgresql"`, executed in order and in one transaction.
-        names_events: Whether `{application}` in the statements is replaced by the name of the application as a literal.
+        names_events: Whether the name of the application replaces `{application}` in the statements.
         adds: The name of a table, and the name of a column that the step adds to this table. When no version is
             recorded but the column exists, the tables have at least the version of this step.
     """

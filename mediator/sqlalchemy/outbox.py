@@ -141,7 +141,7 @@ def _columns(table: Table) -> list[ColumnElement[Any]]:
 
 
 _RING_PAUSE = 0.1
-"""Seconds by which the next wake of the relay is delayed when the last ring of the doorbell led to no events."""
+"""If a ring of the doorbell led to no events, further rings wake the relay only after this pause, in seconds."""
 
 
 class SqlAlchemyOutbox(Outbox):
@@ -159,8 +159,8 @@ class SqlAlchemyOutbox(Outbox):
         doorbell: A signal between processes. After this process commits events, the doorbell wakes the relays of other
             processes; after another process commits events, the doorbell wakes the relay of this process.
         frozen_seconds: Seconds after which PostgreSQL ends the claim of a relay whose process is frozen. Use more than
-            the `batch_timeout` of the relay: PostgreSQL cannot distinguish a relay that waits for a slow broker from a
-            frozen relay, and events of an ended claim are published again.
+            the `batch_timeout` of the relay, since a relay that waits for a slow broker looks frozen to PostgreSQL.
+            Events of an ended claim are published again.
         application: The name of this application, which is stored as the source of the application's events. Give the
             name here, and not to the publisher. A stored event keeps its source even when the application is renamed.
         clock_offset: Returns seconds to add to the time of the database, for tests. The clock of this process is not
@@ -232,7 +232,7 @@ class SqlAlchemyOutbox(Outbox):
 
     @asynccontextmanager
     async def claim(self, limit: int, /, *, without: Collection[str] = ()) -> AsyncGenerator[OutboxBatch, None]:
-        """Claim the oldest events, at most `limit`, without the domains in `without`.
+        """Claim the oldest events, at most `limit`. Events of the domains in `without` are left out.
 
         Raises:
             SchemaError: A table does not exist; or, on PostgreSQL, the table of buckets lacks rows. No event is claimed

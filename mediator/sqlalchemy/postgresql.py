@@ -1,4 +1,4 @@
-"""PostgresqlDatabase: a PostgreSQL database through asyncpg, whose connection arguments are hidden in tracebacks."""
+"""PostgresqlDatabase: a PostgreSQL database through asyncpg. Tracebacks do not show the connection arguments."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ Connect = Callable[..., Coroutine[Any, Any, Any]]
 class Connecting:
     """A callable that opens connections. Its `repr()` hides the arguments, since every argument may contain a password.
 
-    `connect` is the function that opens a connection. `through` returns a copy in which a missing `connect` is set.
+    `connect` is the function that opens a connection. While `connect` is `None`, the object cannot be called.
     """
 
     def __init__(self, arguments: dict[str, Any], connect: Connect | None = None) -> None:
@@ -54,7 +54,7 @@ class Connecting:
         """Return an error text of the driver without the values of options.
 
         When the value of an option contains an @, the option may be a part of a password that was not percent-encoded.
-        In this case, the names of all options are removed as well as their values.
+        In this case, the names of all options are removed, too.
         """
         places = {str(self._arguments.get(name)) for name in _PLACES}
         options = {name: value for name, value in self._arguments.items() if name not in _PLACES}
@@ -63,7 +63,7 @@ class Connecting:
         return hiding([*values, *(options if is_password_split else ())])(text)
 
     def through(self, connect: Connect) -> "Connecting":
-        """Return a copy that opens connections with the function of this object or, if there is none, with `connect`."""
+        """Return a copy in which `connect` replaces a missing function."""
         return Connecting(self._arguments, self._connect or connect)
 
 
@@ -102,9 +102,9 @@ _PROBE_SECONDS = 5.0
 class PostgresqlDatabase(Database):
     """A PostgreSQL database, to which any number of transactions can write concurrently.
 
-    Before a caller gets a connection, the pool replaces a connection that the server has closed, and probes a
-    connection that was idle for half a minute. When the server shuts down or has become read-only, the pool replaces
-    all connections.
+    The pool replaces a connection that the server has closed. If a connection was idle for half a minute, the pool
+    probes the connection before the next use. When the server shuts down or has become read-only, the pool replaces all
+    connections.
 
     A transaction inside another transaction waits at most `lock_timeout` seconds for a lock.
     """
@@ -170,7 +170,7 @@ class PostgresqlDatabase(Database):
         """Return this library's error for an error of the server or of the connection; `None` for other errors.
 
         An error of COMMIT or ROLLBACK is translated only when the server reports a fault of its own, such as a full
-        disk. After this report, the transaction is rolled back. After other errors of COMMIT, its outcome is unknown.
+        disk. The server then rolls the transaction back. After other errors, the outcome of COMMIT is unknown.
         """
         error = context.original_exception
         if context.connection is None:
@@ -321,9 +321,9 @@ def _leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> No
 
 
 def _hang_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Close an idle connection without waiting for the server, since a frozen server never answers.
+    """Close a connection that is not in a transaction at once, since a frozen server would never answer a request.
 
-    SQLAlchemy itself closes a connection that is not idle, by cancelling the statement and waiting at most 2 seconds.
+    SQLAlchemy itself closes other connections: SQLAlchemy cancels the statement, and waits at most 2 seconds.
     """
     driver_connection: Any = getattr(connection, "driver_connection", None)
     if not driver_connection.is_in_transaction():
@@ -337,10 +337,10 @@ def sqlstate_of(error: BaseException | None) -> str | None:
 
 
 def _is_inner(mode: str | None) -> bool:
-    """Return whether a connection's transaction is an inner transaction: an outer transaction waits for its end.
+    """Return whether an outer transaction waits for the end of a connection's transaction.
 
-    The outer transaction belongs to an enclosing dispatch, or (for `mode=None`) to the dispatch whose handler has
-    opened the connection itself.
+    The outer transaction belongs to an enclosing dispatch. For `mode=None`, a handler has opened the connection itself,
+    and the outer transaction may also belong to the dispatch of this handler.
     """
     frame = current_frame()
     own = frame.scope if frame is not None and mode is not None else None

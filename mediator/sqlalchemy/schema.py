@@ -95,8 +95,8 @@ outbox: Table = Table(
 """Committed events that the broker has not stored yet. `sequence` orders the events of one key.
 
 `source` is the name of the application. When the process that added the event did not know the name, `source` is empty,
-and a relay sets `source` before the event is published. `deliver_at` is the time, in seconds since the epoch, before
-which a delayed event is not published. A relay sets `deliver_at` to NULL when the event is due.
+and a relay sets `source` before the event is published. `deliver_at` is the time at which a delayed event is due, in
+seconds since the epoch. When the event is due, a relay sets `deliver_at` to NULL, and the event can be published.
 """
 
 archive: Table = Table(
@@ -108,7 +108,7 @@ archive: Table = Table(
     _source(),
     Index("mediator_outbox_archive_by_time", "archived_at"),
 )
-"""Events that the broker has stored, kept for some time so that a broker that lost its data can get the events again."""
+"""Events that the broker has stored. For some time, these events can be published again if the broker lost its data."""
 
 inbox: Table = Table(
     "mediator_inbox",

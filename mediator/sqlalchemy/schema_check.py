@@ -21,8 +21,8 @@ _UNIMPORTANT = re.compile(r"::text|[\s()\"]+")
 async def schema_differences(engine: AsyncEngine, *, history: SchemaHistory = HISTORY) -> list[str]:
     """Compare a database with the tables of this library, and return the differences as texts. Nothing is changed.
 
-    The comparison covers the recorded version, tables, columns with their types and whether they may be NULL, keys,
-    indexes, and the rows that relays need. Anything else in the database is not a difference.
+    The comparison covers the recorded version, the tables, keys and indexes, and the rows that relays need. Columns are
+    compared by type, and by whether NULL is allowed. Anything else in the database is not a difference.
 
     Args:
         engine: The engine of the database.

@@ -167,12 +167,12 @@ class OwnedSession(Session):
 
 
 async def when_idle(end: Callable[[], Awaitable[None]]) -> None:
-    """Call `end`, which ends the transaction of a session, and repeat the call while another task uses the session.
+    """Call `end`, which ends the transaction of a session. While a forgotten task uses the session, repeat the call.
 
-    The other task is a forgotten task: a handler started it and did not await it.
+    A forgotten task is a task that a handler has started and not awaited.
 
     Raises:
-        InvalidRequestError: A task has used the session for `BUSY_SECONDS`, or `end` raised this error for another
+        InvalidRequestError: The task has used the session for `BUSY_SECONDS`, or `end` raised this error for another
             reason.
     """
     deadline = asyncio.get_running_loop().time() + BUSY_SECONDS

@@ -83,9 +83,9 @@ _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_tim
 
 
 class SqliteDatabase(Database):
-    """An SQLite file in WAL mode with `synchronous=FULL`, and with one writer at a time, which holds `lock`.
+    """An SQLite file in WAL mode with `synchronous=FULL`. Only the holder of `lock` writes.
 
-    A writer waits at most `writer_timeout` seconds for other writers.
+    A writer waits at most `writer_timeout` seconds for `lock`.
     """
 
     dialect: str = "sqlite"
@@ -175,8 +175,8 @@ class SqliteDatabase(Database):
         """Roll back the transaction of a connection before the connection is closed.
 
         Python closes the connection with `sqlite3_close_v2`. After this call, SQLite keeps the transaction and its lock
-        until all cursors are garbage-collected, and a traceback may reference a cursor for some time
-        (https://www.sqlite.org/c3ref/close.html).
+        until all cursors are garbage-collected (https://www.sqlite.org/c3ref/close.html). A traceback may keep a cursor
+        alive for some time.
         """
         driver_connection: Any = getattr(connection, "driver_connection", None)
         try:
@@ -251,10 +251,10 @@ def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None
 def _refuse_ended_transaction(connection: Connection) -> None:
     """Raise a `NoUnitOfWorkError` for a statement after the end of a writing transaction.
 
-    Without this error, SQLite would commit the statement at once. A statement can follow the end of its transaction for
-    two reasons: a task that was not awaited runs longer than the transaction, or SQLite itself has ended the
-    transaction after `ON CONFLICT ROLLBACK`, a full disk or an I/O error
-    (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction").
+    Without this error, SQLite would commit the statement at once. The statement may come from a task that was not
+    awaited and runs longer than the transaction. Or SQLite itself has ended the transaction after `ON CONFLICT
+    ROLLBACK`, a full disk or an I/O error (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A
+    Transaction").
     """
     if mode_of(connection) == "write":
         driver_connection: Any = connection.connection.driver_connection

@@ -1,12 +1,12 @@
-"""Staging: inserts the events of a transaction into the outbox, and thereby numbers them.
+"""Staging: inserts the events of a transaction into the outbox. Each event gets a number, the sequence.
 
-For each ordered key (a partition key whose events keep their order), the numbers follow the order of commits.
+For each ordered key (a partition key whose events keep their order), the sequences follow the order of commits.
 
-A row gets its sequence when it is inserted, but other transactions see the row only after its transaction commits. Two
-transactions that insert events of one ordered key must therefore not overlap between INSERT and COMMIT. On SQLite,
-transactions cannot overlap, since there is only one writer. On PostgreSQL, the INSERT first takes an advisory lock for
-each ordered key. The end of the transaction releases these locks. The INSERT is the last statement before COMMIT, so
-the locks are held only for one round trip.
+INSERT assigns the sequence, but other transactions see the row only after COMMIT. Two transactions that insert events
+of one ordered key must therefore not overlap between INSERT and COMMIT. On SQLite, transactions cannot overlap, since
+there is only one writer. On PostgreSQL, the INSERT first takes an advisory lock for each ordered key. The end of the
+transaction releases these locks. The INSERT is the last statement before COMMIT, so the locks are held only for one
+round trip.
 """
 
 import time
@@ -83,11 +83,10 @@ def _row(staged: StagedEvent) -> dict[str, Any]:
 
 @cache
 def _from_arrays() -> Insert:
-    """Return an `INSERT ... SELECT` that first takes the locks, and reads its rows from one array for each column.
+    """Return an `INSERT ... SELECT` that first takes the locks. The rows come from one array for each column.
 
-    PostgreSQL takes the locks before it sorts the rows, and assigns the sequences to the sorted rows. The condition of
-    each row reads the CTE `locks`, and a materialized CTE is executed completely before its result is read. The
-    condition is needed, since PostgreSQL does not execute a CTE that nothing reads.
+    PostgreSQL first executes the materialized CTE `locks` completely, then sorts the rows, and finally assigns the
+    sequences. The WHERE condition reads the CTE, since PostgreSQL does not execute a CTE that nothing reads.
     """
     numbers = func.unnest(bindparam("locks", type_=ARRAY(Integer))).table_valued(column("number", Integer), name="keys")
     lock = func.pg_advisory_xact_lock(literal(LOCKS, Integer), numbers.render_derived().c.number)
@@ -147,12 +146,12 @@ _COUNTING_SHARE_WHEN_FULL = 0.2
 
 
 class Backlog:
-    """Estimates how many events wait, as the last count plus the events that this process has staged since that count.
+    """Estimates how many events wait: the last count, plus the events that this process has staged since that count.
 
-    A count reads at most one row more than the limit. The next count follows after a second, or later when counting is
-    slow: counting takes at most a twentieth of the time, but up to a fifth while the outbox seems to be full. Events of
-    other processes are noticed only by the next count, so several processes together can exceed the limit between two
-    counts.
+    A count reads at most one row more than the limit. While the outbox does not seem to be full, counts are at least a
+    second apart, and take at most a twentieth of the time. While the outbox seems to be full, counts take at most a
+    fifth of the time. Only a count notices the events of other processes. Between two counts, several processes
+    together can therefore exceed the limit.
     """
 
     def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -178,7 +177,7 @@ class Backlog:
     async def _count(self, connection: AsyncConnection, limit: int) -> None:
         """Count the waiting events.
 
-        Events that this process admits during the count are added to the result, since the count cannot see their
+        Events that this process admits during the count are added to the result, since the count does not see events of
         uncommitted transactions.
         """
         started, added = self._clock(), self._added

@@ -65,7 +65,7 @@ _ARCHIVED = ("sequence", *ENVELOPE)
 _OUTGOING = (parked.c.direction == "out") & (parked.c.consumer == "")
 _PROMOTED = 1000
 _NAMED = 5000
-_UNNAMED = outbox.c.source == literal_column("''")  # a literal, since a parameter prevents use of the partial index
+_UNNAMED = outbox.c.source == literal_column("''")  # with a parameter, the partial index could not be used
 
 
 def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> ColumnElement[bool]:
@@ -119,9 +119,9 @@ def _keeping(insert: Any, moved: FromClause, now: ColumnElement[float], *chosen:
 
     A moved event is left out when the archive already has an event with the same id.
 
-    A database that was restored from a backup can assign a sequence a second time. Then an event with this sequence, but
-    with a different id, may already be in the archive. The moved event replaces the archived event, because a broker is
-    more likely to lose the newer event.
+    A database that was restored from a backup can assign a sequence a second time. The archive may then have another
+    event with this sequence. The moved event replaces this archived event, because a broker is more likely to lose the
+    newer event.
 
     Each id is looked up with a subquery, so that the database uses the index whatever the table's statistics say.
     """
@@ -205,9 +205,9 @@ def first_due() -> ScalarSelect[Any]:
 def is_something_due(now: ColumnElement[float]) -> ColumnElement[bool]:
     """Return a condition that is true when a delayed event is due.
 
-    The condition compares only the earliest due time, which the database finds in the index. If the condition compared
-    each row, PostgreSQL could scan the whole outbox: PostgreSQL assumes that a third of the rows match when a table has
-    no statistics.
+    The condition compares only the earliest due time, and the database finds this time in the index. If the condition
+    compared each row, PostgreSQL could scan the whole outbox. Without statistics, PostgreSQL assumes that a third of
+    the rows match.
     """
     return func.coalesce(first_due() <= now, False)
 

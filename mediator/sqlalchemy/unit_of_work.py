@@ -31,18 +31,18 @@ from mediator.sqlalchemy.staging import backlog_of, stage_events
 class SqlAlchemyUnitOfWork(UnitOfWork):
     """A unit of work on an SQLAlchemy session.
 
-    Each scope has its own unit of work: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. The first statement of a
-    transaction takes SQLite's writer lock and a connection, and sends BEGIN. Before its first statement, a transaction
-    uses no connection. Outside a running transaction, the session can only read, and writing raises
-    `NoUnitOfWorkError`. The commit of events raises `SchemaError` when the table of the outbox does not exist.
+    Each scope has its own unit of work: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. A transaction takes
+    SQLite's writer lock and a connection, and sends BEGIN, only when the first statement is executed. Outside a running
+    transaction, the session can only read, and writing raises `NoUnitOfWorkError`. The commit of events raises
+    `SchemaError` when the table of the outbox does not exist.
 
     Args:
         engine: From `open_engine`, or any asynchronous engine on SQLite or on PostgreSQL through asyncpg.
         codec: Writes and reads the payloads of events; JSON through msgspec by default.
         max_event_bytes: The largest payload of an event, in bytes.
-        max_pending: How many events may wait in the outbox, not counting delayed events; a command that adds more
-            events fails. The events are counted about once a second, so several processes together can exceed the
-            limit. `None` for any number.
+        max_pending: How many events may wait in the outbox, not counting delayed events; `None` for any number. A
+            command that adds more events fails. The events are counted about once a second, so several processes
+            together can exceed the limit.
         max_domain_events: How many domain events one transaction may publish; `None` for any number.
         commit_timeout: How long to wait for the database's answer to COMMIT or ROLLBACK, in seconds.
         ids: Returns a new transaction id.
@@ -126,8 +126,8 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
     async def _take_turn(self) -> None:
         """Wait for the writer lock.
 
-        The caller may be a forgotten task, which a handler has not awaited. When the transaction ended while the task
-        waited, the task releases the lock at once.
+        The caller may be a task that a handler has not awaited. If the transaction ends while this task waits, the task
+        releases the lock at once.
         """
         running, acquired = self._running, False
         async with self._taking_turn:
@@ -316,7 +316,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._committing = connection
 
     def _has_committed(self) -> bool:
-        """Return whether the database has confirmed COMMIT. SQLAlchemy ends its transaction object only afterwards."""
+        """Return whether the database has confirmed COMMIT. Until then, SQLAlchemy keeps its transaction object."""
         return self._committing is not None and self._committing.get_transaction() is None
 
     async def _abandon_session(self) -> None:

@@ -1,14 +1,14 @@
 """WriterLock: a lock for one writer at a time in an SQLite file, across tasks and processes.
 
 With SQLite's own busy timeout, throughput collapses under load, and writers fail. With this lock, a writer waits before
-it takes a connection. Writers of one process get the lock in the order of their requests. Processes compete for a file
-lock beside the database. The operating system releases the file lock when the process that holds the file lock dies.
+taking a connection. Writers of one process get the lock in the order of their requests. Processes compete for a file
+lock beside the database. If the process that holds the file lock dies, the operating system releases the file lock.
 
-A file lock is not fair. A process that releases the file lock can take it again faster than the processes that poll the
-file lock. Therefore a relay could wait for seconds while another process writes. Two rules make the lock fairer. A
-process keeps the file lock for its own waiting writers, but only for a short time. Before a process polls the file
-lock, it takes a second file lock, the turnstile, and holds the turnstile until it has the file lock. The process that
-has just released the file lock must therefore wait behind the process that holds the turnstile.
+A file lock is not fair. The process that has just released the file lock can take the lock again faster than processes
+that poll. A relay could therefore wait for seconds while another process writes. Two rules make the lock fairer. First,
+a process keeps the file lock for its own waiting writers only for a short time. Second, a process polls the file lock
+only while holding a second file lock, the turnstile. The process that has just released the file lock must therefore
+wait behind the process that holds the turnstile.
 
 The turnstile is needed only for fairness. A process waits for the turnstile only for a short time, since a frozen
 process may hold the turnstile and must not keep other processes from writing.
@@ -101,9 +101,9 @@ class WriterLock:
     def _take_over(self) -> None:
         """Move the lock to this event loop, since the previous loop no longer runs.
 
-        This method replaces `_turn`. A task of the previous loop may end only when it is garbage-collected, possibly
-        while a task of this loop holds the lock. The ending task must not release this lock, and therefore releases
-        nothing when `_turn` was replaced.
+        A task of the previous loop may end late, when the task is garbage-collected. This task must not release the
+        lock of a task in this loop. This method therefore replaces `_turn`, and a task releases nothing if `_turn` was
+        replaced.
         """
         if self._turn.locked():
             self._file.release()
