@@ -57,7 +57,7 @@ class EventIdConflictError(EventError):
     """An event has the same id as another event. The command was rolled back.
 
     Attributes:
-        event_ids: The id; or the ids of all events of the command, if the database does not report which id is taken.
+        event_ids: The id. If the database does not report the id, the ids of all events of the command.
         in_one_command: True if both events with the id belong to the command; False if one of the two is in the outbox
             already.
     """

@@ -1,4 +1,4 @@
-"""Errors of the installation and of workers that do not stop, and a check for another distribution named `mediator`."""
+"""Errors of the installation and of workers that do not stop. A check for another distribution named `mediator`."""
 
 import os
 import re

@@ -176,7 +176,7 @@ def domain_event_depth(limit: int, path: Sequence[object]) -> DispatchDepthError
 def too_many_domain_events(limit: int, path: Sequence[object]) -> DispatchDepthError:
     """One transaction records more domain events than the `max_domain_events` of its unit of work.
 
-    Each event in `path` was recorded by the handlers of the event before it.
+    The handlers of each event in `path` recorded the next event.
     """
     what = f"One transaction has more domain events than max_domain_events ({limit:,})"
     return _too_deep(limit, path, what, "Do less in one command", "`max_domain_events` of the unit of work")
@@ -403,7 +403,7 @@ def shared_by_dispatches(transaction_id: str, name: str) -> MisuseError:
 
 
 def other_unit_of_work(part: object, unit_of_work: object) -> MisuseError:
-    """Two parts that must share a unit of work, or a database, were given different units of work or databases."""
+    """Two parts that must share a unit of work and a database do not share the unit of work or the database."""
     return MisuseError(
         part,
         f"{name_of(part)} was given a different unit of work than the {name_of(unit_of_work)} that it is used with. "
@@ -448,7 +448,7 @@ def nested_writer(database: str) -> MisuseError:
 
 
 def nested_lock(database: str, seconds: float) -> MisuseError:
-    """An inner unit of work waited for a PostgreSQL lock that its outer unit of work may hold until the inner one ends."""
+    """An inner unit of work waited too long for a PostgreSQL lock, which the outer unit of work may hold."""
     return MisuseError(
         database,
         f"This unit of work runs inside another one and waited {seconds:g} s for a lock in {database}. If the "

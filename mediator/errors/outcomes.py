@@ -16,8 +16,8 @@ class CommittedError(MediatorError, RuntimeError):
 
     Attributes:
         transaction_id: The id of the unit of work, or of the last unit of work if several were committed in the scope.
-        response: The response that the command would have returned. It is the response of the handler, or the response
-            that a behavior outside the transaction had put in its place before the failure.
+        response: The response that the command would have returned: the response of the handler, or a replacement
+            that a behavior outside the transaction had made before the failure.
         message: The message for which the unit of work was begun; `None` when it is unknown.
     """
 
@@ -63,8 +63,8 @@ class AfterCommitError(CommittedError):
     """The command was committed, and a notification or another step after the commit failed.
 
     Attributes:
-        notifications: The notifications to publish again: those whose own unit of work was not committed, and those
-            that were not published in time. Failed notifications that a committed notification had added are included.
+        notifications: The notifications to publish again. Their own unit of work was not committed, or they were not
+            published in time. Failed notifications that a committed notification had added are included.
         errors: All errors after the commit, including errors in publishing the events with direct delivery.
     """
 
@@ -92,8 +92,8 @@ class RolledBackError(MediatorError, RuntimeError):
     Attributes:
         transaction_id: The id of the unit of work.
         message: The message that failed in the transaction.
-        cause: The error of `message`. It may be the `CommittedError` or `CommitOutcomeUnknownError` of another unit
-            of work. If that error were raised directly, it would say the wrong outcome of this unit of work.
+        cause: The error of `message`. A `CommittedError` or `CommitOutcomeUnknownError` here is about another unit of
+            work, and says nothing about the outcome of this unit of work.
         answered: Whether a behavior outside the transaction returned a response in place of the error.
     """
 
@@ -127,7 +127,7 @@ class OutcomeUnknownError(MediatorError):
 
 @dataclass(eq=False, repr=False)
 class CommitOutcomeUnknownError(OutcomeUnknownError, RuntimeError):
-    """The answer to COMMIT was lost or late, so the transaction may be committed, and is never repeated."""
+    """The answer to COMMIT was lost or late. The transaction may be committed, so the library never repeats it."""
 
     transaction_id: str
     reason: str

@@ -46,10 +46,9 @@ def repr_of(error: BaseException) -> str:
 class MediatorError(Exception):
     """The base class of every error that this library raises. Its text is printable and limited in size.
 
-    An error can be copied and pickled. It keeps its fields, its text and its notes; like every exception, it loses its
-    cause and its traceback. A field, or a part of a field, that cannot be pickled becomes a `NotPickled`. An exception that
-    cannot be pickled becomes a `MediatorError` whose text is the `repr` of that exception. The text of the error itself
-    does not change.
+    An error can be copied and pickled. The copy has the fields, the text and the notes of the error, but not the cause
+    and the traceback. In a pickled error, a `NotPickled` replaces each part of a field that cannot be pickled. A
+    `MediatorError` with the `repr` as its text replaces each exception in a field that cannot be pickled.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -77,9 +76,9 @@ class MediatorError(Exception):
 
 
 def _keeping_text(render: Callable[[Any], str]) -> Callable[[Any], str]:
-    """Wrap a `__str__`, so that it returns the text that was kept when the error was pickled, if there is one.
+    """Wrap a `__str__`. If the error was pickled and has kept its text, the kept text is returned.
 
-    The text is made printable and bounded, because the fields may contain foreign text.
+    Otherwise, the text is made printable and limited in size, because the fields may contain foreign text.
     """
 
     @wraps(render)
@@ -91,9 +90,9 @@ def _keeping_text(render: Callable[[Any], str]) -> Callable[[Any], str]:
 
 
 def _restored(cls: Any, args: tuple[Any, ...], state: dict[str, Any], text: str | None) -> Any:
-    """Make an error of a class without calling its constructor, whose arguments are unknown here.
+    """Make an error of a class. The constructor is not called, since its arguments are unknown here.
 
-    The text is kept in the error if the restored fields would give a different text.
+    If the restored fields would give a different text, the error keeps `text`.
     """
     built_in = cls
     while built_in.__module__ != "builtins":
@@ -194,6 +193,6 @@ def circle_in(path: Sequence[object]) -> Sequence[str]:
 
 
 def path_text(path: Sequence[object]) -> str:
-    """Return the circle in a path as text that begins and ends with the same name; the whole path if it has no circle."""
+    """Return the circle in a path as text, such as `A -> B -> A`. If there is no circle, return the whole path."""
     circle = circle_in(path)
     return " -> ".join([circle[-1], *circle] if circle else [name_of(message) for message in path])

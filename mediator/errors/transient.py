@@ -12,7 +12,7 @@ class TransientError(MediatorError):
 
 @dataclass(eq=False, repr=False)
 class ClaimLostError(TransientError, RuntimeError):
-    """A relay's claim on events ended before the result of publishing them was recorded. Nothing was changed.
+    """A relay lost its claim on events before the relay recorded that the events were published. Nothing was changed.
 
     No other relay publishes claimed events until the claim ends.
     """
