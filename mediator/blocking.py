@@ -58,12 +58,12 @@ class BlockingMediator:
         self._owner: Owner | None = None
         self._opened: tuple[_Block[BlockingPortal], BlockingPortal, _Block[Any]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._open = threading.Lock()  # held while work is submitted, because closing must not begin at that time
+        self._open = threading.Lock()  # held while work is submitted, so that closing cannot begin in between
         self._thread = 0
         self._running: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> Self:
-        """Start the event loop, and the container in it. An error of the container's start is raised here."""
+        """Start the event loop, and start the container in the loop. Errors of the container are raised here."""
         if self._owner is not None:
             raise ContainerError(self, "A BlockingMediator is opened once: make another one, with another lifespan.")
         self._owner = Owner("The BlockingMediator")
@@ -99,7 +99,7 @@ class BlockingMediator:
                 started.__exit__(kind, error, traceback)
                 self._lifespan.check()
             finally:
-                opened.__exit__(None, None, None)  # without the error, because anyio would modify it
+                opened.__exit__(None, None, None)  # without the error, which anyio would modify
 
     def send(
         self,
@@ -174,7 +174,7 @@ class BlockingMediator:
             return asyncio.run_coroutine_threadsafe(self._run(work), loop)
 
     def _check_process(self) -> None:
-        """Refuse calls in a forked process. Check this before taking the lock, which the fork may have left locked."""
+        """Refuse calls in a forked process. Call this before taking the lock, which may stay locked after a fork."""
         if self._owner is not None and self._owner.is_in_another_process:
             self._owner.check()
 
@@ -241,7 +241,7 @@ class _KeepingError(AbstractAsyncContextManager[None]):
             raise
 
     def check(self) -> None:
-        """Raise the kept error, if any, and forget it. Call this after anyio, which may have lost the error."""
+        """Raise the kept error, if there is one, and forget the error. Call this after anyio has run the block."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -252,7 +252,7 @@ async def _loop_and_thread() -> tuple[asyncio.AbstractEventLoop, int]:
 
 
 class _Stream:
-    """A stream that runs in one task, because many resources must be closed by the task that opened them."""
+    """A stream that one task opens and closes, because many resources must be closed by the task that opened them."""
 
     def __init__(self, stream: AbstractAsyncContextManager[AsyncIterator[Any]]) -> None:
         self._stream = stream

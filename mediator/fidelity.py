@@ -59,7 +59,7 @@ def change_of(given: object, read: object) -> Change | None:
 
 
 def are_same(one: object, other: object) -> bool:
-    """Return whether values that are equal by `==` also have the same types, in every field that `==` compares."""
+    """Return whether two values that are equal by `==` also have the same types in all fields that `==` compares."""
     names: list[str] | None = None
     if is_dataclass(one) and not isinstance(one, type):
         names = [each.name for each in fields(one) if each.compare]
@@ -258,8 +258,8 @@ def _comparison(cls: type) -> _Comparison:
 def _fields(cls: Any) -> tuple[str, ...] | None:
     """Return the names of the fields of a class; `None` when the class declares no fields.
 
-    A field is left out if it is neither an argument of `__init__` nor compared by `__eq__`, because its value is
-    computed from other fields, perhaps later.
+    A field is left out if it is neither an argument of `__init__` nor compared by `__eq__`. The value of such a field
+    is computed from other fields.
     """
     if hasattr(cls, "__struct_fields__"):
         return tuple(cls.__struct_fields__)

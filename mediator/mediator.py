@@ -32,8 +32,7 @@ class Mediator:
     Args:
         registry: The handlers and behaviors.
         ids: Creates the ids of messages.
-        started: Whether the mediator accepts messages at once; False if `lifespan`, for example, starts the mediator
-            later.
+        started: Whether the mediator accepts messages at once. Give False if `lifespan` starts the mediator later.
         max_depth: The largest number of dispatches that may be nested.
 
     Attributes:
@@ -83,17 +82,17 @@ class Mediator:
         """Send a request to its handler and return the response.
 
         Inside a running dispatch the request joins the scope and the transaction of that dispatch, unless `mode` says
-        otherwise. Errors of the handler or a behavior reach the caller unchanged. With `context` the request
-        inherits from that context, and the message to which the context belongs becomes the cause of the request. Without
-        `context` the request inherits from the running dispatch.
+        otherwise. Errors of the handler or a behavior reach the caller unchanged. With `context` the request inherits
+        from the given context, and the message of that context becomes the cause of the request. Without `context` the
+        request inherits from the running dispatch.
 
         Raises:
             MisuseError: The message is not a request, or the container is not started.
-            HandlerNotFoundError: No handler is found; or the handler depends on the type arguments of the request,
-                which are unknown.
+            HandlerNotFoundError: No handler is found; or several handlers differ in their type arguments, and the type
+                arguments of the request are unknown.
             ScopeError: Another dispatch is using the scope that this dispatch would join.
-            DispatchDepthError: More than `max_depth` dispatches are nested, for example because of a circle.
-            DeclarationError: The class of the request is of several kinds.
+            DispatchDepthError: More than `max_depth` dispatches are nested, as when two handlers send to each other.
+            DeclarationError: The class of the request is of several kinds, for example a command and a query.
             SettingError: `mode` is no `TransactionMode`.
         """
         call = self._sends.get(request.__class__) or self._send_of(request)
@@ -122,9 +121,9 @@ class Mediator:
     ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
         """Open a stream of items: `async with mediator.stream(request) as items: async for item in items: ...`.
 
-        Leaving the block closes the behaviors and the handler at once, even before the last item. The stream
-        has its own scope or joins the running one. That scope is the running scope while an item is produced, but not in
-        the body of the block. A stream begins no unit of work. `context` is inherited as in `send`.
+        Leaving the block closes the behaviors and the handler at once, even before the last item. The stream joins the
+        running scope, or opens a scope of its own. Its own scope is in use only while an item is produced, not in the
+        body of the block. A stream begins no unit of work. `context` is inherited as in `send`.
 
         Raises:
             MisuseError: The message is not a stream request, or the container is not started.
@@ -150,18 +149,18 @@ class Mediator:
     ) -> None:
         """Publish a notification to its handlers. A notification without handlers is no error.
 
-        Handlers of the base classes of the notification are called too, each handler once, in the order of declaration.
-        By default the handlers run one after the other, and the first error stops them and reaches the caller
-        unchanged. The strategy is `strategy`, else the strategy of the notification's class, else the registry's strategy.
+        Handlers of the base classes of the notification are called too. Each handler is called once, in the order of
+        declaration. By default one handler runs after the other, and the first error ends the publish. The strategy is
+        `strategy`, else the strategy of the notification's class, else the registry's strategy.
         `context` is inherited as in `send`.
 
         Raises:
             MisuseError: The message is not a notification; the container is not started; or the strategy is
                 `Concurrent`, and a unit of work is running.
-            HandlerNotFoundError: The handlers depend on the type arguments of the notification, which are unknown.
+            HandlerNotFoundError: Handlers differ in their type arguments, and those of the notification are unknown.
             ScopeError: Another dispatch is using the scope that this dispatch would join.
             SettingError: `mode` is no `TransactionMode`, or `strategy` is no strategy.
-            DispatchDepthError: More than `max_depth` dispatches are nested, for example because of a circle.
+            DispatchDepthError: More than `max_depth` dispatches are nested, as when two handlers publish to each other.
         """
         known = self._publishes.get(notification.__class__) if strategy is None else None
         call = known or self._publish_of(notification, strategy)
@@ -227,7 +226,7 @@ class Mediator:
         Args:
             principal: The user or service on whose behalf the messages are handled.
             tenant: The tenant whose data the messages are about.
-            headers: Other facts about the messages. Their `repr` shows only the names.
+            headers: Other facts about the messages. A `repr` shows only the names of the headers, not the values.
             correlation_id: The id of the flow to which the messages belong, if the flow began elsewhere.
 
         Raises:
@@ -280,9 +279,9 @@ class Mediator:
         Args:
             message_type: The message class; when not given, all classes that have a handler.
             format: `"text"`; `"json"`, which adds the messages that each handler dispatches; or `"mermaid"`, a
-                flowchart of a message and of the messages that its handlers dispatch in turn. The messages that a handler
-                dispatches are declared by its class as `dispatches`. Without that declaration they are the message
-                classes that the handler's source code calls.
+                flowchart of a message and of the messages that its handlers dispatch in turn. A handler class can
+                declare these messages as `dispatches`. Without `dispatches`, the message classes that the source code
+                of the handler calls are shown.
 
         Raises:
             HandlerNotFoundError: The class is a request and has no handler.
@@ -303,7 +302,7 @@ class Mediator:
         return call
 
     def _publish_of(self, notification: Notification, strategy: PublishStrategy | None) -> Call:
-        """Check a notification and return its compiled pipeline, which is kept for the class unless a strategy is given."""
+        """Check a notification and return its compiled pipeline. Without `strategy`, the class keeps the pipeline."""
         known = self._publishes
         if not isinstance(notification, Notification):
             raise _no_message(notification, "publish")

@@ -1,9 +1,9 @@
 """Pipeline: the behaviors and the handlers of a message, compiled once into a chain of calls.
 
-A link is a function that creates one behavior or handler when it is called. If a behavior returns without calling
-`call_next`, the objects inside that behavior are not created; two calls of `call_next` create the objects twice. A
-link calls the `handle` of the created object and returns the coroutine without awaiting it, so a traceback shows only
-behaviors and handlers.
+A link is a function. Each call of a link creates one behavior or handler, and calls `handle` of the created object. If
+a behavior returns without calling `call_next`, the objects inside that behavior are not created; two calls of
+`call_next` create the objects twice. A link returns the coroutine of `handle` without awaiting the coroutine. So a
+traceback shows only behaviors and handlers.
 """
 
 from abc import ABC, abstractmethod
@@ -35,7 +35,7 @@ class CallNext(Protocol[Response_co]):
     """Calls the rest of the pipeline with the same message, or with a replacement."""
 
     def __call__(self, message: Any = ..., /) -> Coroutine[Any, Any, Response_co]:
-        """Create and run everything inside the calling behavior. `call_next` may be called several times, or never."""
+        """Create and run the inner behaviors and the handlers. `call_next` may be called several times, or never."""
         ...
 
 
@@ -65,10 +65,10 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """True if the behavior keeps state between messages. `validate` checks that its provider creates it only once."""
 
     per_scope: ClassVar[bool] = False
-    """True if the behavior wraps each handler, and not the publish, when the strategy gives each handler a scope."""
+    """If the strategy gives each handler a scope, a behavior with True wraps each handler instead of the publish."""
 
     commits: ClassVar[bool] = False
-    """True if the behavior commits a transaction. Outer behaviors get an error after the commit as `CommittedError`."""
+    """True if the behavior commits a transaction. Outer behaviors get errors after the commit as `CommittedError`."""
 
     @abstractmethod
     async def handle(self, message: Message_contra, call_next: CallNext[Response], /) -> Response:
@@ -76,7 +76,7 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
 
 
 class NotificationPipelineBehavior(ABC, Generic[Notification_contra]):
-    """Wraps each handler of a notification separately. Declare this behavior in the common list of all behaviors.
+    """Wraps each handler of a notification separately. Declare this behavior in the list of all behaviors.
 
     `NotificationPipelineBehavior[Notification]` wraps every handler of every notification, and
     `NotificationPipelineBehavior[StudentEnrolled]` every handler of `StudentEnrolled`. A `PipelineBehavior` wraps the
@@ -118,11 +118,11 @@ def handlers_link(calls: Sequence[Call]) -> Call:
 
 
 def behavior_link(source: Source, inner: Call) -> Call:
-    """Return a link that calls a behavior, whose `call_next` calls the next link.
+    """Return a link that calls a behavior. The `call_next` of the behavior calls the inner link.
 
-    A `call_next` that is called after the behavior has returned raises an error. The state of the behavior's coroutine
-    shows whether the behavior has returned, so no flag is needed. Unless the bytecode of a behavior shows that it
-    awaits `call_next()`, each call of the behavior is checked by `watched`, which takes longer.
+    After the behavior has returned, `call_next` raises an error. The state of the behavior's coroutine shows whether
+    the behavior has returned. A behavior is wrapped by `watched`, unless its bytecode shows that it awaits each
+    `call_next()`.
     """
     plain: Any = None
 
@@ -162,8 +162,7 @@ def checked_replacement(message: object, replacement: Any) -> Any:
     """Return the message that a behavior gave to `call_next` in place of the original message.
 
     Raises:
-        MisuseError: The replacement is not an instance of the original message's class, for which the pipeline was
-            compiled.
+        MisuseError: The replacement is not an instance of the class of the original message.
     """
     if not isinstance(replacement, message.__class__):
         raise misuse.replaced(message, replacement)
@@ -172,7 +171,7 @@ def checked_replacement(message: object, replacement: Any) -> Any:
 
 @dataclass(slots=True)
 class _Resolving:
-    """A behavior whose provider returned an awaitable, which is awaited when the behavior is called."""
+    """A behavior whose provider returned an awaitable. `handle` awaits the behavior before calling it."""
 
     resolving: Any
 
@@ -286,9 +285,9 @@ def own_scope_link(inner: Call) -> Call:
 
 
 def outcome_link(inner: Call) -> Call:
-    """Return a link that replaces an error by an error that says the outcome of the transaction inside the link.
+    """Return a link that replaces errors, so that each error says the outcome of the transaction inside the link.
 
-    The behaviors outside the link need the outcome to decide whether to try again and which response to return.
+    Behaviors outside the link need the outcome, for example to decide whether to try again.
     """
 
     async def call(message: Any, /) -> Any:
@@ -332,7 +331,7 @@ async def _call_in_savepoint(transaction: Transaction, message: Any, call: Call)
 
 
 async def _call_joined(transaction: Transaction, message: object, call: Call) -> Any:
-    """Call the pipeline in an outer transaction. If a command or publish fails, that transaction must roll back."""
+    """Call the pipeline in an outer transaction. If a command or publish fails, the transaction must roll back."""
     try:
         return await call(message)
     except BaseException as error:

@@ -91,8 +91,7 @@ class Registry:
         collaborators: The validators, authorizers and processors that behaviors work with.
         strategy: How the handlers of a notification are run if its class declares no strategy; `Sequential()` when not
             given.
-        compile_source: Takes the `source` of a binding, and returns the function that compiled pipelines call in place
-            of the `source`, such as a faster function.
+        compile_source: Converts the `source` of a binding to the function that pipelines call, such as a faster one.
 
     Raises:
         SettingError: `strategy` is no strategy.
@@ -136,9 +135,9 @@ class Registry:
             strategy: How to run the handlers; when not given, the strategy of the class or the registry applies.
 
         Raises:
-            HandlerNotFoundError: The class is a request and has no handler; or the handlers depend on the type
-                arguments of the class, which are unknown.
-            DeclarationError: The class is of several kinds.
+            HandlerNotFoundError: The class is a request and has no handler; or handlers differ in their type arguments,
+                and the type arguments of the class are unknown.
+            DeclarationError: The class is of several kinds, for example a command and a query.
             SettingError: `strategy`, or the strategy of the class, is no strategy.
         """
         if strategy is not None:
@@ -200,8 +199,8 @@ class Registry:
     def _subscribers_of(self, message_type: type) -> list[Binding]:
         """Return the handlers of a notification or an event.
 
-        For the message class `Created`, whose type arguments are unknown, a handler of `Created[Student]` is left out
-        if there is also a handler of `Created`, which takes all type arguments.
+        If the type arguments of the message class `Created` are unknown, and there is a handler of `Created` itself,
+        the handlers of `Created[Student]` are left out.
 
         Raises:
             HandlerNotFoundError: There are handlers of `Created[Student]` and `Created[Course]`, for example, but none
@@ -219,14 +218,14 @@ class Registry:
         return [binding for binding in found if binding not in passed_over]
 
     def _applies(self, binding: Binding, message_type: type, handlers: Sequence[Binding]) -> bool:
-        """Return whether a behavior or collaborator applies to a message class that has these handlers.
+        """Return whether a behavior or collaborator applies to a message class that has the given handlers.
 
-        For the message class `Created`, whose type arguments are unknown, a behavior or collaborator for
-        `Created[Student]` applies only if a handler is for `Created[Student]`.
+        If the type arguments of the message class `Created` are unknown, a behavior or collaborator for
+        `Created[Student]` applies only if a handler is for `Created[Student]` too.
 
         Raises:
-            HandlerNotFoundError: No handler is for `Created[Student]`, but a collaborator for `Created[Student]` decides
-                who may send the message or whether the message is valid. Such a collaborator must not be skipped.
+            HandlerNotFoundError: An authorizer or validator is for `Created[Student]`, but no handler is. An authorizer
+                or validator must not be skipped.
         """
         fit = binding.fit(message_type)
         if fit is not Fit.UNKNOWN:
@@ -301,6 +300,6 @@ class Registry:
 
 
 def committing_place(behaviors: Sequence[Binding]) -> int:
-    """Return the index of the outermost behavior that commits; 0 also when no behavior commits."""
+    """Return the index of the outermost behavior that commits; 0 if no behavior commits."""
     places = (place for place, binding in enumerate(behaviors) if getattr(binding.cls, "commits", False))
     return next(places, 0)

@@ -1,9 +1,8 @@
 """Scope: the objects and the transaction that a dispatch shares with the dispatches that join it.
 
-A frame is one running dispatch. A context variable holds the innermost frame, and each frame has a reference to its
-parent. A frame that joins another frame shares the scope of that frame. Leaving a frame sets the variable to the
-parent. The variable is not reset by its token, because generators and fixtures are often closed in a different context,
-in which the token is not valid.
+A frame is one running dispatch. A context variable holds the innermost frame, and each frame refers to its parent. A
+frame that joins its parent uses the scope of the parent. At the end of a frame the variable is set to the parent.
+`ContextVar.reset` is not used, because generators and fixtures are often closed in a context in which `reset` fails.
 """
 
 from asyncio import AbstractEventLoop, CancelledError
@@ -28,14 +27,14 @@ from mediator.messages import Origin
 from mediator.owner import running_loop
 from mediator.transactions import Outcome, Transaction, TransactionEnd, TransactionMode, check_mode
 
-# Each member is looked up once, because looking up a member of an enumeration costs more than comparing it.
+# Each member of the enumerations is looked up only once, because the look-up is slow.
 _DEFAULT, _NESTED, _SUPPRESS = TransactionMode.DEFAULT, TransactionMode.NESTED, TransactionMode.SUPPRESS
 _NO_RESPONSE: Any = object()
 _NONE, _COMMITTED, _UNKNOWN, _ROLLED_BACK = Outcome.NONE, Outcome.COMMITTED, Outcome.UNKNOWN, Outcome.ROLLED_BACK
 
 
 class Scope:
-    """The objects of a dispatch, which are created once, shared with the dispatches that join, and closed at the end.
+    """The objects of a dispatch: created once, shared with the dispatches that join, and closed at the end.
 
     Attributes:
         transaction: The running transaction. Several transactions may run in one scope, one after the other.
@@ -47,7 +46,7 @@ class Scope:
         closed: Whether the dispatch that opened the scope is over.
         innermost: The innermost running dispatch of this scope.
         exits: The callbacks to call at the end of the scope; `None` if there are none.
-        loop: The event loop of the dispatch; `None` when a thread that works for the dispatch created the scope.
+        loop: The event loop in which the scope was created; `None` if a thread without an event loop created the scope.
     """
 
     __slots__ = (
@@ -132,11 +131,11 @@ class Scope:
 
     @property
     def running(self) -> object:
-        """The message of the innermost dispatch, for texts."""
+        """The message of the innermost dispatch, for the texts of errors."""
         return self.innermost.message if self.innermost else "a dispatch"
 
     def on_exit(self, callback: ExitCallback) -> None:
-        """Call `callback(error or None)` at the end of the scope, awaited if async. Callbacks added later run first."""
+        """At the end of the scope call `callback(error or None)`, sync or async. The newest callback is called first."""
         if self.exits is None:
             self.exits = []
         self.exits.append(callback)
@@ -145,8 +144,8 @@ class Scope:
         """Roll back a transaction that was left open, and call every exit callback, even if some fail or are cancelled.
 
         Raises:
-            BaseException: A callback failed; several failures are raised as a group, and a cancellation is raised
-                alone. When the scope ends with `error`, failures are added to that error as notes instead.
+            BaseException: A callback failed. Several failures are raised as a group; a cancellation is raised alone.
+                If `error` is given, the failures are added to `error` as notes and not raised.
         """
         self.closed = True
         if self.transaction is not None:
@@ -156,7 +155,7 @@ class Scope:
         raise_failures("scope", failures, error)
 
     def forget(self) -> None:
-        """Drop the references to frames and objects. Without this, only the garbage collector would free them."""
+        """Drop the references to frames and objects, so that no reference cycle keeps the scope in memory."""
         self.innermost = self._kept = self.committed = None
 
     async def _abandon(self) -> None:
@@ -181,14 +180,14 @@ class Frame:
 
     @property
     def scope(self) -> Scope:
-        """The scope, created at the first access, because many dispatches need none. `made_scope` creates no scope."""
+        """The scope, which is created at the first access. `made_scope` is `None` if there is no scope yet."""
         if self.made_scope is None:
             with _making:  # a thread that works for the dispatch may access the scope at the same time
                 if self.made_scope is None:
                     scope = Scope()
                     scope.innermost = None if self.over else self
                     self.made_scope = scope
-                    scope.closed = self.over  # read last, because another thread may have ended the dispatch
+                    scope.closed = self.over  # `over` is read last: another thread may have just ended the dispatch
         return self.made_scope
 
     @property
@@ -198,7 +197,7 @@ class Frame:
 
     @property
     def context(self) -> MessageContext:
-        """The context of the message. It is created at the first access, because most dispatches never need it."""
+        """The context of the message, which is created at the first access."""
         if self.made_context is None:
             message_id, parent = self.origin.ids(), self.parent
             self.made_context = parent.context.caused(message_id) if parent else MessageContext(message_id, message_id)
@@ -231,7 +230,7 @@ class Frame:
 
     @property
     def dispatch(self) -> "Frame | None":
-        """The dispatch to which the frame belongs: the frame itself, except for an `AmbientFrame`."""
+        """The frame itself. For an `AmbientFrame`, which only carries a context: the dispatch around the frame."""
         return self
 
     def refuse(self, max_depth: int) -> NoReturn:
@@ -244,12 +243,12 @@ class Frame:
         raise misuse.dispatch_depth(max_depth, path[::-1])
 
     def check_last(self) -> None:
-        """Raise a `ScopeError` if a dispatch that joined this dispatch still runs, in a task that was not awaited."""
+        """Raise a `ScopeError` if a joined dispatch still runs, for example in a task that nobody awaited."""
         if not _same_dispatch(self.scope.innermost, self):
             raise misuse.concurrent_dispatch(self.message, self.scope.running)
 
     def leave_quietly(self) -> bool:
-        """End a dispatch that succeeded, and return True. Return False if the caller must await `leave` to end it."""
+        """End a dispatch that succeeded, and return True. If the caller must await `leave` instead, return False."""
         scope = self.made_scope
         if scope is None:  # no dispatch has joined, and no object is kept
             self.over = True
@@ -273,8 +272,8 @@ class Frame:
     def forget(self) -> None:
         """Replace the message by its class, whose name is enough for error texts after the dispatch.
 
-        A kept message could stay in memory for long: every task, timer and connection that was created in the
-        dispatch copied the context variables, which refer to this frame. Even a cancelled timer exists until it is due.
+        Otherwise the message could stay in memory for long: every task and timer that was created in the dispatch has
+        a copy of the context variables, and this copy refers to the frame.
         """
         if not isinstance(self.message, str | type):
             self.message = type(self.message)
@@ -288,8 +287,8 @@ class Frame:
 
         Raises:
             CommittedError: The dispatch succeeded and a transaction in its scope committed, but closing the scope failed.
-            NotStoredError: As for `CommittedError`, and closing the scope failed because some events were stored by no
-                unit of work.
+            NotStoredError: As for `CommittedError`, and closing failed because no unit of work stored some changes or
+                events.
             asyncio.CancelledError: Closing the scope was cancelled. The cause of the error says whether a transaction
                 committed.
             ScopeError: A dispatch that joined this dispatch is still running.
@@ -345,7 +344,8 @@ class Frame:
     def settle(self, outcome: Outcome, transaction_id: str, response: Any = None) -> None:
         """Record the end of a transaction that this dispatch began.
 
-        Of several transactions, the last commit is kept, else the last unknown outcome, else the last rollback.
+        After several transactions, the last commit is kept. Without a commit, the last unknown outcome is kept. If all
+        transactions were rolled back, the last rollback is kept.
         """
         ending, before = TransactionEnd(outcome, transaction_id, self.message, response), self.ending
         if outcome is _COMMITTED:
@@ -354,7 +354,7 @@ class Frame:
             self.ending = ending
 
     def failed(self, error: BaseException) -> None:
-        """Record the transaction's error. The dispatch must raise this error, or an error with the same outcome."""
+        """Record the error of the transaction. The dispatch must raise this error or an error with the same outcome."""
         if self.ending is not None and self.ending.outcome is not _COMMITTED:
             self.ending.failure = error
 
@@ -370,7 +370,7 @@ class Frame:
         """Check that a response is not returned for a transaction that did not commit.
 
         Raises:
-            RolledBackError: The transaction was rolled back, but a behavior outside of it returned a response.
+            RolledBackError: The transaction rolled back, but a behavior outside the transaction returned a response.
             CommitOutcomeUnknownError: The outcome of the transaction is unknown, but a behavior outside the transaction
                 returned a response.
         """
@@ -384,7 +384,7 @@ class Frame:
         raise raised from failure
 
     def with_outcome(self, error: Exception) -> Exception:
-        """Return the error to raise for `error`, so that the sender learns the right outcome of the transaction.
+        """Return the error to raise in place of `error`, so that the sender learns the outcome of the transaction.
 
         After a commit, the result is a `CommittedError`. After an unknown outcome, the result is a
         `CommitOutcomeUnknownError`. After a rollback, if `error` claims a commit or an unknown outcome, the result is a
@@ -436,8 +436,7 @@ class Frame:
 def _committed(ending: TransactionEnd, error: BaseException | None) -> CommittedError:
     """Return the `CommittedError` to raise in place of an error.
 
-    If a `CommittedError` of the same transaction is among the causes of the error, the attributes of that
-    `CommittedError` are kept, except the response.
+    If the error or one of its causes is a `CommittedError` of the same transaction, copy that `CommittedError`.
     """
     for _ in range(_LONGEST_CHAIN):
         if error is None:
@@ -449,9 +448,9 @@ def _committed(ending: TransactionEnd, error: BaseException | None) -> Committed
 
 
 def _raise_with_outcome(cancellation: CancelledError, ending: TransactionEnd | None) -> None:
-    """Raise a cancellation whose cause says that the transaction committed or may have committed.
+    """Raise the cancellation again, with a cause that says that the transaction committed or may have committed.
 
-    Do nothing if the transaction was rolled back, or if the cause of the cancellation says the outcome already.
+    Do nothing if the transaction was rolled back, or if the cancellation has such a cause already.
     """
     cause = cancellation.__cause__
     if (
@@ -509,7 +508,7 @@ def enter(
 ) -> Frame:
     """Begin a dispatch: join the running scope or open a new scope, as `mode` says.
 
-    With `is_dispatch=False` the frame only opens a scope for a part of a dispatch, and its depth is not checked.
+    With `is_dispatch=False` the frame is only a scope, for example of `mediator.scope()`. Its depth is not checked.
 
     Raises:
         SettingError: `mode` is no `TransactionMode`.

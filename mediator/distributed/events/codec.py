@@ -69,11 +69,11 @@ class SchemaCodec(PlainDataCodec, Protocol):
 
 
 HARMLESS_BYTES = 4096
-"""Payloads up to this size, in bytes, have too few numbers for colliding hashes to slow down decoding."""
+"""The largest payload, in bytes, that is too small for a hash collision attack (see `check_collisions`)."""
 _LONGEST = 1000
-"""Longest number that is checked, in characters. A payload holds too few longer numbers to slow down decoding."""
+"""The length of the longest number that is checked, in characters. A payload has room for few longer numbers."""
 _MOST = 100
-"""The largest count of different numbers that may share one hash.
+"""How many different numbers may share one hash.
 
 Even a megabyte of numbers, with a hundred numbers for each hash, is decoded in milliseconds. In normal data not even
 two numbers share a hash.
@@ -89,7 +89,7 @@ def check_collisions(plain: object) -> None:
     Raises:
         ValueError: More than 100 numbers share one hash.
     """
-    alike: dict[str, set[str]] = {}  # keyed by the hash as a string, because Python randomizes the hashes of strings
+    alike: dict[str, set[str]] = {}  # by hash; each hash is kept as a string, because strings cannot be made to collide
     waiting: list[Any] = [plain]
     while waiting:
         part = waiting.pop()

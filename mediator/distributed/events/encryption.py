@@ -87,7 +87,7 @@ class EncryptingCodec:
         """Decrypt a payload and decode it to plain data.
 
         Raises:
-            EventNotDecodableError: The payload cannot be decrypted, is not an object with fields, or the inner codec
+            EventNotDecodableError: The payload cannot be decrypted or is not an object with fields; or the inner codec
                 does not decode to plain data.
         """
         return self._plain().decode_data(self._decrypt(data, "unknown"))

@@ -29,7 +29,7 @@ _WIRE_TYPE = re.compile(rf"({_WORD}\.{_WORD})\.v([1-9][0-9]*)")
 class DistributedEvent:
     """The base class of events for other applications.
 
-    A distributed event is not a notification. Handlers add it to a `DistributedEventBroker`. A subclass declares
+    A distributed event is not a notification. Handlers add events to a `DistributedEventBroker`. A subclass declares
     `event_type`, and `event_version` when the version is not 1. Type and version identify the event in all
     applications; the name and module of the class do not matter, so classes can be renamed and moved. A property or a
     field can override `partition_key`.
@@ -65,8 +65,8 @@ class DistributedEvent:
 class _NoPartitionKey:
     """An attribute that is `None` on an event and missing on its class.
 
-    With a normal attribute or property, a dataclass with a field `partition_key` would use the inherited attribute as
-    the default of that field.
+    If a dataclass has a field `partition_key`, an inherited normal attribute or property would become the default of
+    the field.
     """
 
     def __get__(self, event: DistributedEvent | None, event_class: type[DistributedEvent]) -> None:

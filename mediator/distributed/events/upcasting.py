@@ -17,7 +17,7 @@ E = TypeVar("E", bound=DistributedEvent)
 
 
 def readable_types(event_classes: Iterable[type[DistributedEvent]]) -> dict[str, type[DistributedEvent]]:
-    """Map each wire type to the class that reads it. A class of that version is preferred to a class that upcasts.
+    """Map each wire type to the class that reads it. A class of that version is preferred to an upcasting class.
 
     Raises:
         DeclarationError: A class has no valid type, or upcasters that cannot work.
@@ -85,7 +85,7 @@ def upcast(data: Mapping[str, Any], event_class: type[DistributedEvent], version
         version: The version of the payload.
 
     Raises:
-        EventNotDecodableError: An upcaster is missing, raised, or returned no dictionary.
+        EventNotDecodableError: An upcaster is missing, raised an error, or returned no dictionary.
     """
     return _upcast_events(copy.deepcopy(dict(data)), event_class, version)
 
@@ -100,8 +100,8 @@ def decode_event(codec: EventCodec, wire: str, data: bytes, event_class: type[E]
         event_class: The class that reads the payload.
 
     Raises:
-        EventNotDecodableError: The payload does not decode to that class or version, an older payload cannot be
-            decoded to plain data, or an upcaster failed.
+        EventNotDecodableError: The payload does not decode to the class; an older payload cannot be decoded to plain
+            data; or an upcaster failed.
     """
     version = split_wire_type(wire)[1]
     if version == event_class.event_version:

@@ -68,9 +68,9 @@ class Outages:
     def note(self, results: Sequence[PublishResult]) -> Exception | None:
         """Update the outages and the suspected domains from the results of one publish call.
 
-        Results of events that were held back are ignored. If an error may concern the whole broker, suspect the domains
-        of the failed events and return the error. Return `None` when the broker stored or refused at least one event,
-        or when every error is known to concern a single stream.
+        Results of events that were held back are ignored. If the broker stored or refused at least one event, or if
+        every error concerns a single stream, return `None`. Otherwise the whole broker may be unavailable: suspect the
+        domains of the failed events, and return an error that may concern the whole broker.
         """
         failed: dict[str, Exception] = {}
         answered: set[str] = set()
@@ -93,11 +93,11 @@ class Outages:
         return None
 
     def forget(self, *, left_out: Collection[str], results: Sequence[PublishResult]) -> None:
-        """Forget the outage of each domain without events to claim: a domain neither in `left_out` nor in `results`.
+        """Forget the outage of each domain that has no more events: a domain neither in `left_out` nor in `results`.
 
-        Call this when the last claim left no further events to claim. `left_out` has the domains that the last claim
-        left out; `results` are the results of the claimed events. For a domain without events to claim, this relay gets
-        no result that ends the outage. Nothing is logged, because the stream may still be unavailable.
+        Without events, no result would ever end the outage. Nothing is logged, because the stream may still be
+        unavailable. Call this when no events are left to claim, except events of the domains in `left_out`. `results`
+        are the results of the events that were claimed last.
         """
         waiting = {*left_out, *(_domain(result) for result in results)}
         for domain in self._outages.keys() - waiting:

@@ -91,7 +91,7 @@ class Outbox(ABC):
         """The name of the application, which is the source of its events; `None` until the name is known.
 
         The source is stored with each event before the event is first published, and never changed. So an event keeps
-        its source when it is published again after the application was renamed.
+        its source, even if the application is renamed and the event is published again.
         """
         return None
 
@@ -121,8 +121,8 @@ class Outbox(ABC):
 
         While a relay holds a claim, no other relay can claim events of the same partition keys. The claim of a process
         that died ends at once. The batch is empty when no event is waiting, or when other relays hold all waiting
-        events. Delayed events that are not due are left out, and so are events that wait behind a refused event of
-        their key. If the body raises an error, events that the body has settled may be waiting in the outbox again.
+        events. A delayed event is left out until it is due. An event that waits behind a refused event of its key is
+        left out too. If the body raises an error, events that the body has settled may be in the outbox again.
         """
 
     @abstractmethod
@@ -162,9 +162,9 @@ class Outbox(ABC):
 
         Waiting events are only counted, because every committed event has to be published. Call `erase` again once the
         waiting events are published. An event that moves during the call, to the archive or back to the outbox, counts
-        as waiting. When no event is `pending`, no event of the key is left, except events that were committed since the
-        call. Payloads that were published unencrypted may have been copied; see `PayloadCipher` for payloads that can
-        be made unreadable everywhere.
+        as waiting. If `Erased.pending` is 0, only events that were committed since the call are left. Payloads that
+        were published unencrypted may have been copied; see `PayloadCipher` for payloads that can be made unreadable
+        everywhere.
 
         Raises:
             SettingError: The key is empty.

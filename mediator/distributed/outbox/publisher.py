@@ -32,7 +32,7 @@ class HeldStream:
 
 
 class StreamContents(ABC):
-    """Reads the streams of a publisher. It changes neither the streams nor a subscriber's progress."""
+    """Reads the streams of a publisher. Reading changes neither the streams nor a subscriber's progress."""
 
     @abstractmethod
     def stream(self, domain: str, /) -> str:
@@ -74,7 +74,7 @@ class PublishResult:
         error: `None` when the broker has stored the event (now, or earlier under the same id). A
             `PublisherUnavailableError` when the outcome is unknown and the event may be sent again. An
             `EventHeldBackError` when the event was not sent because an earlier event of its partition key was not
-            stored; such an error is no outage. An `EventRefusedError` when the broker would refuse the event again.
+            stored. An `EventRefusedError` when the broker would refuse the event again.
         duplicate: `True` if the broker already knew the id, and stored nothing this time.
     """
 
@@ -96,10 +96,10 @@ class EventPublisher(ABC):
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         """Send events, and return one result for each event, in the given order.
 
-        Events of one partition key are stored in the given order: after an event failed, no later event of its key is
-        sent in this call. Each of these later events gets an `EventHeldBackError`, or in an outage possibly a
-        `PublisherUnavailableError`. After a refused event, only an `EventHeldBackError` is right: from a
-        `PublisherUnavailableError` the relay would conclude that the whole domain has an outage.
+        Events of one partition key are stored in the given order. After an event failed, no later event of its key is
+        sent in this call; each later event gets an `EventHeldBackError`. In an outage, a later event may get a
+        `PublisherUnavailableError` instead. Never return that error after a refused event: the relay would conclude
+        that the whole domain has an outage.
 
         An event that is sent twice is stored once, as long as the broker remembers its id. The call is bounded in time.
         An unavailable broker is reported in the results, not raised. After a cancellation the outcome of the events in

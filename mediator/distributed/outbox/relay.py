@@ -27,8 +27,7 @@ class OutboxRelay:
     Any number of relays may run on one database, in one process or in many, and one process may run the relays of
     several databases. An outage of the broker or of the database loses no event, and is not counted as a failure of an
     event. The relay logs the outage once, and tries again with growing pauses (0.1 to 15 s). When only the stream of
-    one domain is unavailable, the events of other domains are still published, however many events of the
-    unavailable domain wait.
+    one domain is unavailable, the events of other domains are still published.
 
     An event that the broker refuses for its content is parked at once. Later events of its partition key wait until the
     parked event is replayed or discarded. Old events are deleted by a separate task. When the deletion fails or hangs,
@@ -40,8 +39,8 @@ class OutboxRelay:
         batch_size: The number of events that are published at a time.
         poll_interval: The interval at which events of other processes are looked for, in seconds. Events of this
             process wake the relay.
-        batch_timeout: The longest time that the publisher may take for a batch, in seconds. Keep it below
-            10 s: after that time, another relay can claim the events of a process that hangs.
+        batch_timeout: The longest time that the publisher may take for a batch, in seconds; less than 10 s. After 10 s,
+            another relay can claim the events of a process that hangs.
         drain_timeout: The time in which the current batch must end when the relay is stopped, in seconds. After the
             batch, a running deletion of old events has the same time again.
         clean_interval: The interval at which old events are deleted from the archive, in seconds.
@@ -84,7 +83,7 @@ class OutboxRelay:
         self._log: Logger = Logger(worker="relay")
 
     async def run(self) -> None:
-        """Publish events until cancelled. The current batch then has `drain_timeout` seconds to end."""
+        """Publish events until cancelled. A cancellation gives the current batch `drain_timeout` seconds to end."""
         self._log.info("relay started")
         # A separate task deletes old events, so that a deletion can neither delay nor stop the relay.
         clean = keep_clean(self._outbox.clean, self._clean_interval, self._log, "archive not cleaned")
@@ -149,7 +148,7 @@ class OutboxRelay:
         async with self._outbox.claim(self._batch_size, without=left_out) as batch:
             results = await self._publish_batch(batch) if batch.events else ()
         if not results and self._outages.retry_suspects():
-            # Other domains have no events, so only the suspected domains can show whether the broker is available.
+            # Only suspected domains (see `Outages`) have events, so they must show whether the broker is available.
             return await self._relay_batch()
         trouble = self._outages.note(results)
         if trouble is not None:

@@ -71,9 +71,9 @@ class _Chunk:
 class Verification:
     """Finds archived events that their streams do not hold.
 
-    The archive is compared chunk by chunk. Each chunk is read from the archive before the streams are read, so that no
-    event that is published during the reading is reported as missing. The reading of a stream begins shortly before the
-    oldest event of the chunk was raised.
+    The archive is compared chunk by chunk. Each chunk is read from the archive before the streams are read. In the
+    reverse order, an event that is published in between would be reported as missing. The reading of a stream begins
+    shortly before the oldest event of the chunk was raised.
 
     Args:
         contents: The archive.
@@ -108,7 +108,7 @@ class Verification:
     async def run(self, which: OutboxFilter, /) -> AsyncGenerator[Absent]:
         """Compare the matching events, and yield each event that its stream does not hold, in the order of the archive.
 
-        A missing event that is published again is yielded after that, as `refilled` or `failed`.
+        With `republishing`, a missing event is first published again, and then yielded as `refilled` or `failed`.
 
         Raises:
             PublisherUnavailableError: The broker stopped answering. Events published again so far stay in the streams.

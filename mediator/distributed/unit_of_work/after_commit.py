@@ -108,7 +108,7 @@ class AfterCommitQueue:
 
 
 def _own(error: BaseException, message: object) -> CommittedError | None:
-    """Among an error and its causes, find the error that reports that the given notification has committed."""
+    """Return the error that reports the commit of the given notification: `error` itself or one of its causes."""
     found: CommittedError | None = None
     each: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):

@@ -12,8 +12,8 @@ class AggregateTracker(EventCollector):
     """Collects the events that aggregates record, for the running transaction.
 
     A collected event belongs to the transaction and no longer to the aggregate. So the event is published even if the
-    session drops the aggregate. The event is dropped when the transaction is rolled back, or when the savepoint in
-    which it was recorded is rolled back.
+    session drops the aggregate. The event is dropped when the transaction is rolled back, or when a savepoint that was
+    set before the event is rolled back.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class AggregateTracker(EventCollector):
         return True
 
     def take_over(self, running: RunningTransaction) -> None:
-        """Add to the given transaction the events that aggregates recorded before the transaction began."""
+        """Move the events that were recorded before a transaction began into that transaction."""
         waiting, self._waiting = self._waiting, []
         for aggregate in waiting:
             if journal_of(aggregate).collector is self:

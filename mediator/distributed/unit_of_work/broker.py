@@ -54,8 +54,8 @@ class DistributedEventBroker:
         Raises:
             MisuseError: The object is not a distributed event, or the time is not a timezone-aware datetime.
             DeclarationError: The class of the event declares no valid type.
-            EventNotSerializableError: The partition key of the event is an empty text; or the event cannot be encoded,
-                and the transaction can only be rolled back.
+            EventNotSerializableError: The partition key of the event is an empty text. Or the event cannot be encoded;
+                the transaction can then only be rolled back.
             NoUnitOfWorkError: No transaction runs.
         """
         check_event(event, deliver_at)

@@ -11,7 +11,7 @@ from mediator.errors.root import name_of
 from mediator.messages import Origin
 
 _STRIDE = 20
-"""After this many events the event loop runs once. Without this, handlers that never wait would block timeouts."""
+"""The event loop runs once after this many events. Otherwise, handlers that never wait would delay all timeouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class RecordedEventQueue:
     """The domain events of all aggregates, published in the order in which they were recorded.
 
     Attributes:
-        origin: The mediator that publishes the events. Its `max_depth` limits chains of events in which a handler of
-            each event records the next event.
-        limit: The largest number of events; `None` for no limit. When each event causes several events, this limit is
+        origin: The mediator that publishes the events. Its `max_depth` limits chains in which the handler of one event
+            records the next event.
+        limit: The largest number of events; `None` for no limit. If each event causes several events, `limit` is
             reached long before `max_depth`.
     """
 

@@ -101,7 +101,7 @@ class DatabaseTransaction(ABC):
         the order of the commits.
 
         Raises:
-            EventIdConflictError: Two of the events, or one of them and an event in the outbox, have the same id.
+            EventIdConflictError: Two of the events have the same id, or the outbox has an event with one of the ids.
             OutboxFullError: Too many events wait in the outbox.
             EventLimitError: More events are given than may ever wait in the outbox.
         """
@@ -326,8 +326,8 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 
         Args:
             response: The response of the command, which the scope keeps together with the outcome.
-            then: A function to call with the events right after the commit. If it is given, the events are not stored
-                in the outbox. The function has to limit its own duration. Its errors are raised to the caller.
+            then: A function to call with the events right after the commit. With `then`, the events are not stored in
+                the outbox. The function has to limit its own duration. Its errors are raised to the caller.
             after_commit_timeout: How long all calls that waited for the commit may take, in seconds.
 
         Raises:
@@ -335,8 +335,8 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             CommittedError: The transaction committed, but the database's answer was followed by an error.
             RolledBackError: A joined dispatch failed, and the caller of that dispatch caught the error.
             NoUnitOfWorkError: The session of another unit of work in this scope holds changes that nothing would write.
-            StaleObjectError: An object that this transaction changed was loaded in an earlier transaction, and the row
-                of the object was changed in between.
+            StaleObjectError: This transaction changed an object that an earlier transaction had loaded. Another
+                transaction changed the row of that object in between.
             CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
             DispatchDepthError: Domain events cause each other without end, or there are more than `max_domain_events`
                 domain events.
@@ -498,7 +498,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     # Rollback-only state and savepoints, as in `mediator.transactions.Transaction`.
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """Forbid to commit the work since the innermost savepoint, or since `begin`. The first call sets the cause."""
+        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first call sets the cause."""
         if self._running is not None:
             self._running.doomed(message, error)
 

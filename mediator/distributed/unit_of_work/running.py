@@ -130,7 +130,7 @@ class Doom:
 
 @dataclass(slots=True)
 class _Level:
-    """How many events and calls there were at a savepoint or at `begin`, and the doom of the work since then."""
+    """The numbers of events and calls at a savepoint or at `begin`, and the doom of the work after that point."""
 
     events: int
     calls: int
@@ -170,7 +170,7 @@ class RunningTransaction:
 
     @property
     def dispatch(self) -> Frame:
-        """The dispatch in which the transaction began, perhaps in a scope for only a part of that dispatch."""
+        """The frame in which the transaction began: a dispatch, or a scope inside a dispatch."""
         return self.frame.dispatch or self.frame
 
     def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
