@@ -2,7 +2,7 @@
 
 The conversion follows the NATS protocol binding of CloudEvents 1.0 (https://github.com/cloudevents/spec,
 "nats-protocol-binding"). Events are written in binary mode: attributes in headers, data in the body. Events are read in
-binary mode or in structured mode, in which the body of the message is a JSON document with the whole event.
+binary or in structured mode. In structured mode, the body is a JSON document with the whole event.
 """
 
 import base64
@@ -37,7 +37,7 @@ _UNENCODED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in
 
 
 def checked_prefix(prefix: str) -> str:
-    """Return the given prefix of streams and subjects; raise a `SettingError` unless it is one valid token."""
+    """Return the given prefix of streams and subjects; raise a `SettingError` unless the prefix is one valid token."""
     if not _TOKEN.fullmatch(prefix):
         raise SettingError("prefix", prefix, "use one token of 1 to 64 lower-case letters, digits and hyphens")
     return prefix
@@ -116,8 +116,7 @@ def from_message(
 ) -> CloudEvent:
     """Return the event in a message. The names of the headers may be in upper or lower case.
 
-    An event without an id gets `fallback_id`, made of the stream, the sequence and the time of storage. An event
-    without a time gets the time `stored_at`.
+    An event without an id gets the id `fallback_id`. An event without a time gets the time `stored_at`.
 
     Raises:
         EventNotDecodableError: The message is not a CloudEvent, or the CloudEvent is malformed.
@@ -136,8 +135,8 @@ def from_message(
 def unreadable_from(headers: Mapping[str, str], data: bytes) -> UnreadableMessage:
     """Return the type and the partition key of a message that is not a valid event. An unreadable value is left out.
 
-    In structured mode, the values are read from the JSON document. When the document is not a JSON object, the values
-    are read from the headers, where a producer may repeat the attributes.
+    In structured mode, the values are read from the JSON document. If the document is not a JSON object, the values are
+    read from the headers. A producer may have repeated the values in the headers.
     """
     lowered, content_type = _lowered(headers)
     members: dict[str, msgspec.Raw] | None = None
@@ -162,8 +161,7 @@ def _lowered(headers: Mapping[str, str]) -> tuple[dict[str, str], str]:
 def _event(attributes: dict[str, str], data: bytes, fallback_id: str, stored_at: datetime) -> CloudEvent:
     """Return an event with the given attributes.
 
-    CloudEvents allows no empty attributes. An empty id is treated as missing, because two events with an empty id are
-    not the same event. An empty partition key is treated as missing, because events with an empty key have no order.
+    CloudEvents allows no empty attributes. Therefore an empty id, time or partition key is treated as missing.
     """
     if attributes.get("specversion") != "1.0":
         raise ValueError("the attribute specversion is not 1.0, so the message is not a CloudEvent 1.0")

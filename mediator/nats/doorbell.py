@@ -76,7 +76,7 @@ class NatsDoorbell(Doorbell):
     async def _heard(self, message: Msg) -> None:
         """Call the listeners for each ring of another process, and once after subscribing.
 
-        The call after subscribing makes up for rings that this process missed before it had subscribed.
+        The call after subscribing makes up for rings that were sent before the subscription existed.
         """
         if message.data.startswith(self._own) == message.data.endswith(_OPENED):
             for listener in self._listeners:

@@ -1,9 +1,8 @@
 """NatsRequestChannel: sends requests to other applications over core NATS, with one subject for each request class.
 
-The broker stores neither requests nor answers. Answers are sent only to inboxes: a request without a reply subject, or
-with a reply subject that is not an inbox, is not handled. The processes of one application form a queue group: each
-request reaches only one process. When no application serves a request, the server answers at once with status 503
-(https://docs.nats.io/nats-concepts/core-nats/reqreply).
+The broker stores neither requests nor answers. A request is ignored unless its reply subject is an inbox. The processes
+of one application form a queue group: each request reaches only one process of the group. When no application serves a
+request, the server answers at once with status 503 (https://docs.nats.io/nats-concepts/core-nats/reqreply).
 """
 
 import asyncio
@@ -174,7 +173,7 @@ class _Calls(IncomingCalls):
             self._subscriptions.append(await listen(client, subject, arrived, queue=self._queue))
 
     async def leave(self) -> None:
-        """Unsubscribe, receive the messages that still arrive within about a second, and reject the waiting calls."""
+        """Unsubscribe. Reject the waiting calls, and the calls that still arrive within about a second."""
         if self._client is not None and self._client.is_connected:
             await withdraw(self._client, self._subscriptions, _LEAVE_SECONDS)
         while not self._waiting.empty():
@@ -217,7 +216,6 @@ def _on_denied(client: Client, subject: str, act: Callable[[], None]) -> Callabl
 
 
 def _fail(answer: "asyncio.Future[Msg]", error: Exception) -> None:
-    """End the wait for an answer with an error, unless the answer has arrived."""
     if not answer.done():
         answer.set_exception(error)
 

@@ -34,7 +34,7 @@ class HeaderScan:
     """Reads the headers of a stream's messages once, in the order of the stream.
 
     Only messages with a sequence above `after` and up to `last` are read. If `after` is 0, messages from before the
-    time `since` are not needed, but may be read. `api` returns the broker's API through the current connection.
+    time `since` may be left out. `api` returns the broker's API through the current connection.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class HeaderScan:
         raise failure
 
     async def _once(self, api: JetStreamApi) -> AsyncGenerator[list[Mapping[str, str]]]:
-        """Create a consumer and yield the headers of its messages in pages, until all are read or reading fails."""
+        """Create a consumer, and yield the headers of the remaining messages in pages."""
         async with self._consumer(api) as (name, waiting):
             pending = waiting
             inbox = _Inbox(api.client, self._stream, name)
@@ -158,7 +158,7 @@ class _Inbox:
                 await subscription.unsubscribe()
 
     async def pull(self, subject: str) -> tuple[list[tuple[int, Mapping[str, str]]], int]:
-        """Return the sequence and headers of each message in the next batch, and the number of messages after the batch.
+        """Return the sequence and headers of each message in the next batch, and the number of messages that remain.
 
         Raises:
             nats.errors.Error: The broker did not answer, a message was lost, or somebody else published to the inbox.

@@ -1,8 +1,8 @@
 """Subjects: creates inboxes (the subjects on which answers arrive) and checks the reply subjects of received messages.
 
-The sender of a message chooses the message's reply subject. Whoever answers the message publishes on this subject, with
-permissions that the sender may not have: an answer on `$JS.API.STREAM.DELETE.x` would delete a stream. Therefore this
-adapter publishes on a received reply subject only when the subject has one of the forms in this module.
+The sender of a message chooses the reply subject. The receiver publishes the answer on this subject, with the receiver's
+permissions. An answer on `$JS.API.STREAM.DELETE.x` would delete a stream. Therefore this adapter publishes an answer only
+when the reply subject has one of the forms in this module.
 """
 
 import re
@@ -17,7 +17,7 @@ from mediator.errors import SettingError
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _USUAL_PREFIX = r"_INBOX(?:_[A-Za-z0-9_-]+)?"
 _UNIQUE = r"[A-Za-z0-9]{20,64}"
-_REQUEST_PART = r"(?:\.[A-Za-z0-9_-]{1,64})?"  # some clients add one token per request to a single inbox
+_REQUEST_PART = r"(?:\.[A-Za-z0-9_-]{1,64})?"  # some clients use one inbox, and add a token for each request
 _LONGEST_SUBJECT = 255
 _ACK = re.compile(
     r"\$JS\.ACK\.(?:[^\s.*>]+\.[^\s.*>]+\.)??"  # newer servers insert `<domain>.<account>`
@@ -38,18 +38,17 @@ def checked_inbox_prefix(prefix: str) -> str:
 def new_inbox(client: Client) -> str:
     """Return an unguessable subject for answers, which begins with the `inbox_prefix` of the connection.
 
-    nats-py numbers the inboxes of a client, and the receiver of one request could derive the client's other inboxes.
-    Therefore the last token does not come from nats-py.
+    The last token is random. nats-py would number the inboxes, so that whoever knows one inbox could guess the others.
     """
     prefix = client.new_inbox().rpartition(".")[0]
     return f"{prefix}.{secrets.token_hex(16)}"
 
 
 def answerable(prefixes: Collection[str] | None) -> Callable[[str], bool]:
-    """Return a function that returns whether a subject is the inbox of a requester.
+    """Return a function that tells whether a subject is the inbox of a requester.
 
     An inbox consists of a prefix and an unguessable token. One more token may follow, as in the inboxes of other NATS
-    clients. Inboxes with two more tokens, in which this library receives the broker's own answers, are not accepted.
+    clients. Two more tokens are not accepted: on such subjects, this library receives answers from the broker.
 
     If `prefixes` is `None`, the prefixes `_INBOX` and every `_INBOX_<name>` are allowed. A prefix that does not consist
     of valid tokens raises a `SettingError`.
@@ -72,9 +71,9 @@ class AckAddress:
     Attributes:
         attempt: How often the message was delivered, including this delivery.
         sequence: The message's sequence in the stream.
-        number: The delivery's sequence among the deliveries of the consumer.
+        number: The number of this delivery, counted over all deliveries of the consumer.
         stored: The time at which the message was stored, in nanoseconds since the beginning of 1970 (UTC).
-        remaining: The number of messages that the consumer has still to deliver.
+        remaining: The number of messages that the consumer still has to deliver.
     """
 
     stream: str

@@ -31,7 +31,7 @@ BATCH = 1000
 """Maximum number of events in one atomic batch, as limited by nats-server."""
 
 _BATCH_HEADER_BYTES = 128
-"""Maximum number of bytes that the headers of a batch add to each of its messages."""
+"""Maximum number of bytes that the headers for a batch add to one message."""
 
 _MAX_HEADER_BYTES = 65_535
 """Maximum size of a message's headers in JetStream, in bytes."""
@@ -88,12 +88,11 @@ class SendWindow:
 class InFlight:
     """Sends messages in order, and keeps at most one message of each partition key in flight.
 
-    This class also limits the number and size of the messages in flight. nats-py could limit its buffer instead, but
-    would then swallow cancellations. The limits apply to each domain separately. A stream that does not answer delays
-    messages for another stream only where messages for both streams have the same partition key.
+    The number and size of the messages in flight are limited for each domain. nats-py's limit of its buffer is not used,
+    because nats-py would then swallow cancellations. A stream that does not answer delays only messages for this stream,
+    and later messages with the same partition keys.
 
-    When a message was not stored, later messages with the same key are not sent, so that a partial failure keeps the
-    order.
+    When a message was not stored, later messages with the same key are not sent: they would overtake this message.
 
     Args:
         messages: The messages to send, with an `EventRefusedError` in place of each message that cannot be sent.
@@ -180,7 +179,7 @@ class InFlight:
     def next_batch(self, domain: str, max_payload: int) -> list[int]:
         """Return the indexes of the domain's next messages, in order, until one batch is full.
 
-        A message with a predecessor of the same key is included only if the predecessor is stored, or included as well.
+        A message is included only if the previous message with the same key is stored or included as well.
         """
         batch: list[int] = []
         batch_size = 0
@@ -207,16 +206,16 @@ class InFlight:
         return future
 
     def answer(self, number: str, data: bytes | None) -> None:
-        """Set the result of the future that `expect` returned for this number."""
+        """Set the result of the future that `expect` returned for `number`."""
         _, future = self._expected.pop(number, ("", None))
         if future is not None and not future.done():
             future.set_result(data)
 
     def deny(self, subject: str, error: Callable[[str], Exception]) -> None:
-        """Record an error for each message on `subject` (in lower case), on which this application may not publish.
+        """Record an error for each message on `subject` (in lower case), because the application may not publish there.
 
-        The broker never answers a batch that has lost a message. Therefore the futures for all batches of the message's
-        domain get the result `None`.
+        The broker never answers a batch from which a message is missing. Therefore each batch of the message's domain
+        gets the answer `None`.
         """
         for index, message in self._messages.items():
             if index not in self._errors and message.subject.lower() == subject:

@@ -1,8 +1,8 @@
 """NatsEventPublisher: the event publisher that stores events in JetStream streams, one stream for each domain.
 
 When server and stream allow atomic batches, several events for one stream are sent in a batch. Other events are sent
-with nats-py's `publish`, without waiting for each acknowledgement, and all acknowledgements arrive in one inbox.
-nats-py's `publish_async` is not used: it never completes when the server refuses a message or the connection is lost.
+one by one with nats-py's `publish`. All acknowledgements arrive in one inbox. nats-py's `publish_async` is not used:
+`publish_async` would never complete when the server refuses a message or the connection is lost.
 """
 
 import asyncio
@@ -43,9 +43,8 @@ _ORDINARY = 1024**2
 class SizeLimits:
     """Decides whether an event that exceeds a size limit of the broker is refused, or waits in the outbox.
 
-    The library itself sets no limit on the size of an event. A broker accepts 1 MiB by default, and a smaller limit may
-    have been set by mistake. Therefore an event of up to 1 MiB is refused only after the limit has been in force for
-    `grace` seconds.
+    A broker accepts 1 MiB by default. A smaller limit may have been set by mistake. Therefore an event of up to 1 MiB is
+    refused only after the limit has been in force for `grace` seconds.
 
     Args:
         grace: Seconds from the first time that a limit is seen until events are refused. With 0, events that exceed a
@@ -77,7 +76,7 @@ _TOO_LARGE = 10054
 """The error code for a message that is too large for its stream."""
 
 _REFUSALS = frozenset({10060, 10071, 10097, 10166})
-"""Error codes for a message that is refused at each attempt: for a `Nats-Expected-*` header, large headers, or a TTL."""
+"""Error codes for a message that the broker would refuse again: a `Nats-Expected-*` header, large headers, or a TTL."""
 
 _SERVER = ""
 
@@ -87,21 +86,21 @@ class NatsEventPublisher(EventPublisher):
 
     Args:
         connection: The connection to the broker.
-        application: The source of events without a source. Direct delivery needs this argument. With an outbox that has
-            the application's name, the argument may be omitted, because the outbox stores the name with each event.
+        application: The source of events without a source. Delivery without an outbox needs this argument. If an outbox
+            has the application's name, the argument may be omitted: the outbox stores the name with each event.
         prefix: The first token of streams and subjects.
         provision: Whether to create missing streams. If not, events for a missing stream fail with
             `StreamNotFoundError`.
         settings: The settings with which missing streams are created and existing streams are compared.
-        timeout: The maximum duration of one `publish`, in seconds. When the broker does not describe a stream within
-            half of this time, the events for this stream fail, and only the events for other streams are sent.
-        atomic_batches: Whether to send many events for one stream in batches; the broker stores all events of a batch or
-            none. Batches need nats-server 2.12 and `StreamSettings(atomic_batches=True)`, whose documentation explains a
-            risk. With `sync_interval: always` on a single server, batches are several times as fast as single messages.
-            A broker that rarely syncs to disk is a little faster without batches.
-        size_grace: Seconds for which an event of at most 1 MiB waits when the stream or the server accepts only smaller
-            messages. The time begins when the size limit is first seen. Afterwards, the event is refused. An event of
-            more than 1 MiB that exceeds a limit is refused at once.
+        timeout: The maximum duration of one `publish`, in seconds. If the broker does not describe a stream within half
+            of this time, the events for this stream fail. Events for other streams are still sent.
+        atomic_batches: Whether to send many events for one stream in batches. The broker stores all events of a batch or
+            none. Batches need nats-server 2.12 and `StreamSettings(atomic_batches=True)`. `StreamSettings` describes a
+            risk of batches. With `sync_interval: always` on a single server, batches are several times as fast as single
+            messages. A broker that rarely syncs to disk is a little faster without batches.
+        size_grace: Seconds for which an event of at most 1 MiB waits while it exceeds a limit of the stream or server.
+            The time begins when the limit is first seen. After this time, the event is refused. An event of more than
+            1 MiB that exceeds a limit is refused at once.
 
     Raises:
         SettingError: The application, prefix, timeout or size_grace is not valid.
@@ -140,7 +139,7 @@ class NatsEventPublisher(EventPublisher):
         self._epoch = 0
         self._client: Client | None = None
         self._inbox = ""
-        # whether a checked stream accepts batches; the keys are the epoch (the number of the connection) and the domain
+        # whether a checked stream accepts batches; the keys are the epoch (the number of the connect) and the domain
         self._streams: dict[tuple[int, str], bool] = {}
         connection.on_disconnect("publish", self._disconnected)
 
@@ -218,7 +217,7 @@ class NatsEventPublisher(EventPublisher):
             await in_flight.run(client, inbox)
 
     async def _open_domain(self, client: Client, in_flight: InFlight, domain: str, batches: AtomicBatches) -> None:
-        """Check the stream of a domain; send batches, if the stream accepts batches; then allow single messages."""
+        """Check the stream of a domain. Send batches if the stream accepts batches. Then allow single messages."""
         error = await self._check_in_time(client, domain)
         if error is not None:
             in_flight.settle_domain(domain, error)
@@ -253,8 +252,7 @@ class NatsEventPublisher(EventPublisher):
     async def _check_in_time(self, client: Client, domain: str) -> PublisherUnavailableError | None:
         """Return why a stream cannot be used; `None` when the stream can be used.
 
-        The check takes at most half of `timeout`. When the check of one stream would take longer, only the events for
-        this stream fail; the events for other streams are sent.
+        The check takes at most half of `timeout`. The other half is left for sending the events of other streams.
         """
         if self._is_checked(domain):
             return None

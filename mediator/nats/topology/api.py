@@ -119,7 +119,7 @@ class JetStreamApi:
             raise PublisherUnavailableError(self.broker, str(error)) from error
 
     async def put_consumer(self, stream: str, config: dict[str, Any], action: str) -> dict[str, Any]:
-        """Create a consumer (`action="create"`) or change it (`"update"`); return the broker's information about it.
+        """Create (`action="create"`) or change (`"update"`) a consumer; return the broker's information about the consumer.
 
         Raises:
             ApiError: The consumer exists with other settings, or the broker does not accept the settings.

@@ -1,4 +1,4 @@
-"""ConsumerSettings: how a durable consumer of a stream is created, and how an existing consumer is compared."""
+"""ConsumerSettings: how a durable consumer is created, and how an existing consumer is compared with the settings."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -65,8 +65,7 @@ async def ensure_consumer(
 
     Without `provision`, an existing consumer is only checked.
 
-    No subjects are removed from an existing consumer. While two versions of an application run at the same time, the
-    version that knows fewer event types must not take events away from the other version.
+    No subjects are removed from an existing consumer, because another version of the application may still need them.
 
     Returns:
         Where the consumer started: `"all"`, or a time by the broker's clock.
@@ -96,7 +95,7 @@ async def ensure_consumer(
 
 
 def _beginning(info: dict[str, Any]) -> DeliverFrom:
-    """Return where a consumer started, so that a new consumer in its place can start at the same event."""
+    """Return where a consumer started. A consumer that replaces a deleted consumer starts at the same event."""
     policy: str = info["config"].get("deliver_policy", "all")
     if policy == "all":
         return "all"
@@ -126,7 +125,7 @@ def consumer_config(settings: ConsumerSettings) -> dict[str, Any]:
 
 
 def consumer_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return a text for each difference that makes the consumer unusable, because no update may remove the difference."""
+    """Return a text for each difference that no update may remove. With such a difference, the consumer is unusable."""
     differences = [
         f"{name} is {found.get(name)}, not {wanted[name]}" for name in _FIXED if found.get(name) != wanted[name]
     ]
@@ -196,7 +195,7 @@ def filters(config: dict[str, Any]) -> set[str]:
 
 
 async def create_consumer(api: JetStreamApi, stream: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Create a consumer, or find it when another process was faster; return the broker's information about the consumer."""
+    """Create a consumer, unless another process was faster; return the broker's information about the consumer."""
     try:
         return await api.put_consumer(stream, wanted, "create")
     except ApiError as error:

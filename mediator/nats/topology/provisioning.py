@@ -145,11 +145,11 @@ def _joined_consumers(first: WantedConsumer, second: WantedConsumer) -> WantedCo
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The streams and consumers that exist on a broker, with the broker's information about each stream and consumer.
+    """The broker's information about its existing streams and consumers.
 
     Attributes:
         streams: The wanted streams that exist, by name.
-        consumers: All consumers of each stream whose name begins with a wanted prefix, by stream and name.
+        consumers: All consumers of the streams that have a wanted prefix, by stream and name.
     """
 
     streams: Mapping[str, dict[str, Any]]
@@ -290,11 +290,11 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
 
 
 OTHER_ORDERING = "not created: the group has"
-"""The beginning of the text in `Item.details` when a consumer is not created because of its group's other ordering."""
+"""Beginning of a text in `Item.details`: the consumer is not created, because its group has the other ordering."""
 
 
 def _other_ordering(wanted: WantedConsumer, found: Survey) -> str:
-    """Return the name of an existing consumer of the group, if its ordering is not the wanted one; else an empty text.
+    """Return the name of the group's existing consumer with the other ordering; an empty text when there is none.
 
     A group that has consumers of both orderings cannot consume.
     """

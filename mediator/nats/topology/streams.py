@@ -1,4 +1,4 @@
-"""StreamSettings: how the stream of a domain is created, and how an existing stream is compared."""
+"""StreamSettings: how the stream of a domain is created, and how an existing stream is compared with the settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,16 +32,16 @@ class StreamSettings:
         duplicate_window: How long the broker recognizes an id as a duplicate, in seconds. Each id needs about 240 bytes
             of the broker's memory.
         max_bytes: The maximum size of the stream, in bytes. The broker reserves this size, and the sizes of all streams
-            together must fit into the broker's `max_file`. A full stream drops no old events. The stream refuses new
-            events, which wait in the outbox.
+            together must fit into the broker's `max_file`. A full stream keeps old events and refuses new events. Refused
+            events wait in the outbox.
         replicas: The number of servers in a cluster that store the events.
         partitions: The number of partitions into which each event type is divided (1 to 64). Within a partition, events
             are in order. The number cannot be changed later.
         storage: `"file"`, or `"memory"` for tests.
         atomic_batches: Whether the stream accepts batches (nats-server 2.12). The broker stores all events of a batch or
             none. With `sync_interval: always`, batches are much faster than single messages. Batches have a risk: the
-            server answers each message of a batch with an empty message on the reply subject that the sender chose, and
-            does not check the sender's permissions. Anyone who may publish to the stream can thereby delete streams.
+            server answers each message of a batch on the reply subject that the sender chose, and does not check the
+            sender's permissions. Anyone who may publish to the stream can thereby delete streams.
     """
 
     max_age: float = 7 * 24 * 3600.0
@@ -139,7 +139,7 @@ def changed_stream(wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, A
 
 
 def _found(name: str, config: dict[str, Any]) -> Any:
-    """Return a setting of an existing stream. Older servers do not report `allow_atomic`, which counts as false."""
+    """Return a setting of an existing stream. Older servers do not report `allow_atomic`; a missing value means false."""
     return config.get(name, False if name == "allow_atomic" else None)
 
 
@@ -152,7 +152,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 async def create_stream(api: JetStreamApi, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Create a stream, or find it when another process was faster; return the broker's information about the stream."""
+    """Create a stream, unless another process was faster; return the broker's information about the stream."""
     stream = wanted["name"]
     try:
         if not (wanted["allow_atomic"] and await _stores_batches(api)):  # older servers refuse this setting
