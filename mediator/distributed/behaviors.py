@@ -43,11 +43,11 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         distributed_events: The event broker of the same unit of work.
         outbox: Stores the events for the relay; needed with `delivery="outbox"`.
         publisher: Publishes the events right after the commit; needed with `delivery="direct"`.
-        delivery: `"outbox"` cannot lose an event. `"direct"` needs no relay, but loses events if the process or the
-            broker fails between the commit and the acknowledgement.
+        delivery: `"outbox"` cannot lose an event. `"direct"` needs no relay, but loses events if the process dies
+            or the broker is unavailable right after the commit.
         isolation: The isolation level of the transaction; `None` for the database's default.
         after_commit_timeout: The longest time that direct delivery may take, in seconds. The calls that waited for the
-            commit follow; all these calls together may take the same time again.
+            commit run afterwards, and together may take as long again.
     """
 
     one_of: ClassVar[str | None] = "unit of work"

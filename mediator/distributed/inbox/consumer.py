@@ -55,10 +55,10 @@ class EventConsumer:
     parked (dead-lettered). Starts in which the process died count too. An event that can never be handled is parked at
     once: see `fatal_errors`. No event is ever dropped.
 
-    While the database is unavailable, or its outbox is full, the consumer waits. A start that an outage, a
-    full outbox or a stop of the consumer interrupted does not count. When a process dies, each event that the process
-    was handling is handled alone the next time. So an event is parked for the death of a process only if no other event
-    can have caused the death.
+    While the database is unavailable, or its outbox is full, the consumer waits. A start does not count if an outage, a
+    full outbox or a stop of the consumer interrupted the start. When a process dies, each event that the process was
+    handling is handled alone the next time. So an event is parked as the cause of a death only if no other event can be
+    the cause.
 
     With `ordering="key"` the events of one partition are handled strictly one after the other, and all events of a key
     are in one partition. Events of different partitions are handled concurrently. Once an event is parked, the later

@@ -23,7 +23,7 @@ class SharedLock:
     starts runs first. So the harmless suspects take effect before the event that kills the process is handled again.
 
     A handler that never ends would make suspects and newcomers wait without end. Therefore newcomers wait for suspects
-    at most `patience` seconds. After that, newcomers may start for as many seconds although suspects wait.
+    at most `patience` seconds. After that, newcomers may start for `patience` seconds even if suspects wait.
     """
 
     def __init__(self, patience: float = PATIENCE) -> None:
