@@ -99,8 +99,8 @@ def contract_of(request_class: Any, codec: RequestCodec | None = None) -> Reques
         codec: Must be able to decode the request and its response; `None` for no check.
 
     Raises:
-        DeclarationError: The class is not a request, or lacks a valid name or a response type, or the codec cannot decode
-            the request or its response.
+        DeclarationError: The class is not a request, or lacks a valid name or a response type, or the codec cannot
+            decode the request or its response.
     """
     name = getattr(request_class, "request_type", None)
     if not (isinstance(request_class, type) and is_request(request_class)):
