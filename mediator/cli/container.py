@@ -1,4 +1,4 @@
-"""Target: loads the container that a command names as `module:name`, and matches names with labels of providers."""
+"""Container: loads the container that a command names as `module:name`, and matches names with labels of providers."""
 
 import asyncio
 import difflib

@@ -71,7 +71,7 @@ NAME = Name()
 
 
 def partition_key(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """Return the key given with `--key`. An empty key is rejected, since it usually comes from an unset variable."""
+    """Return the key given with `--key`. An empty key usually comes from an unset variable, and is rejected."""
     if value == "":
         raise click.BadParameter("an empty key matches no event; leave the option out to choose the events of all keys")
     return value
@@ -144,7 +144,7 @@ RELAY_ELSEWHERE = click.option("--relay-elsewhere", is_flag=True, help="Another 
 
 
 def check_imported(packages: tuple[str, ...]) -> None:
-    """Raise `CommandError` if the application has not imported a package, since the package's events would be missing."""
+    """Raise `CommandError` if the application has not imported a package. The package's events would be missing."""
     for name in packages:
         if name not in sys.modules:
             text = f"--package {name}: the application does not import it. Correct the name, or import the package."

@@ -52,9 +52,9 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
 
 
 def _class_of(error: str) -> str:
-    """Return the class name with which an error text begins, or an empty text.
+    """Return the class name at the beginning of an error text (`KeyError: 'x'` -> `KeyError`), or an empty text.
 
-    The rest of the error text is not shown, since it may contain a part of the payload.
+    The text after the class name is not shown, since this text may contain a part of the payload.
     """
     name, colon, _ = error.partition(": ")
     return name if colon and name.isidentifier() else ""
@@ -66,7 +66,7 @@ def as_time(at: float | None) -> str | None:
 
 
 def body_of(data: bytes) -> dict[str, str]:
-    """Return a payload as text, or as base64 when it is not UTF-8."""
+    """Return a payload as text, or as base64 when the payload is not UTF-8."""
     try:
         return {"data": data.decode()}
     except UnicodeDecodeError:

@@ -36,8 +36,11 @@ async def upgrade_tables(container: Any, application: str | None = None) -> list
     """Upgrade the tables in every database of a container, and return each URL with the versions that were applied.
 
     `application` is the name under which the existing events were published. By default, the name is taken from the
-    outbox of each database, or from the publisher of the relay if the outbox has no name. A `SettingError` is raised if
-    an upgrade needs the name and no name is found, and a `SchemaError` if the tables are newer than the library.
+    outbox of each database, or from the publisher of the relay if the outbox has no name.
+
+    Raises:
+        SettingError: An upgrade needs the name, and no name is found.
+        SchemaError: The tables are newer than the library.
     """
     graph = Graph(container)
 

@@ -269,7 +269,7 @@ class NatsServer(_Server):
 
 
 def _quoted(text: str | Path) -> str:
-    """Quote a text for the server's configuration file, whose escapes differ from the escapes in JSON.
+    """Quote a text for the server's configuration file. The escapes of this file differ from the escapes of JSON.
 
     Bytes of a path that are not UTF-8 are kept.
     """
@@ -384,11 +384,9 @@ class NatsCluster(_Server):
             await asyncio.sleep(_POLL)
 
     async def _wait_until_healthy(self) -> None:
-        """Wait until all servers report at the same time that their replicas are current.
+        """Wait until the health checks of all servers succeed in the same round.
 
-        The reports come from the health check of
-        https://docs.nats.io/running-a-nats-service/nats_admin/monitoring. All reports of one round must be good,
-        because a server reports itself healthy until it has noticed that a leader died.
+        After the death of a leader, a server reports success until the server notices the death.
         """
         while None in [await each.monitoring("/healthz") for each in self.servers]:  # noqa: ASYNC110  # no event for it
             await asyncio.sleep(_POLL)
@@ -419,9 +417,8 @@ def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
 def _free_ports(count: int) -> list[int]:
     """Return free ports below the range from which systems choose ports for outgoing connections.
 
-    The system could give a port in its range (on Linux, from 32768) to another process before the servers of the
-    cluster listen. The search begins at a number that depends on the process id, so that two processes do not choose
-    the same ports.
+    The system could give a port of this range (on Linux, from 32768) to another process before the servers listen. The
+    search begins at a number that depends on the process id, so that two processes do not choose the same ports.
     """
     found: list[int] = []
     while len(found) < count:

@@ -1,6 +1,6 @@
 """Consumers: checks whether the wanted consumers exist, never drop an event, and keep up with the events.
 
-A group has `max_ack_pending` places. A delivered event holds a place until it is acknowledged, and while no place is
+A group has `max_ack_pending` places. A delivered event holds a place until the event is acknowledged. While no place is
 free, the broker delivers no event to the group.
 """
 
@@ -17,11 +17,11 @@ from mediator.nats.topology import OTHER_ORDERING, Topology
 _APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application that may create consumers."
 _DELETE = "Delete the consumer when no running version of the application needs it."
 _REPORTED_SEPARATELY = ("max_deliver is", "ack_wait is", OTHER_ORDERING)
-"""Beginnings of differences. `consumer-differs` leaves out these differences, because other findings report them."""
+"""`consumer-differs` leaves out differences that begin with these texts, because other findings report them."""
 _FULL = 0.8
 """A group counts as nearly full when at least this share of its places is held."""
 _FAILING_PER_SECOND = 0.1
-"""Failing events per second for which a group should have places. An event holds its place until its last try."""
+"""A group should have places for this number of failing events per second. An event holds its place until its last try."""
 _ADD_PLACES = (
     "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays`, a lower `max_attempts` or a "
     "parking. In `fatal_errors`, list the errors that no retry can solve."

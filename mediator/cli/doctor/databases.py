@@ -84,7 +84,7 @@ async def _writable(part: Part[Any], seconds: float) -> Finding:
 
 
 async def _try_writing(database: Database) -> None:
-    """Begin and end a transaction for writing, with its locks, and write nothing."""
+    """Begin and end a writing transaction, including its locks. Nothing is written."""
     async with database.writing() as connection:
         if database.dialect == "postgresql":
             only = "SELECT current_setting('transaction_read_only') = 'on' OR pg_is_in_recovery()"

@@ -67,7 +67,7 @@ class Check(ABC):
 
     @abstractmethod
     def run(self, installation: Installation) -> AsyncIterator[Finding]:
-        """Yield findings without changing anything. The check `Parts` reports parts that could not be opened."""
+        """Yield findings, and change nothing. Parts that could not be opened are left to the check `Parts`."""
 
 
 async def examine(

@@ -92,7 +92,7 @@ class Inspection:
         max_payload: The maximum size of a message in bytes, headers included.
         jetstream: Whether JetStream answers; `None` when JetStream could not be asked.
         sync_always: Whether the server writes through to its disk before it acknowledges (`sync_interval: always`).
-            Only the monitoring of a server reports this, not the client protocol.
+            Only the server's monitoring reports this setting.
         streams: The wanted streams that exist.
         consumers: The wanted consumers that exist.
         missing_consumers: The wanted consumers that do not exist, as stream and name.

@@ -185,8 +185,8 @@ class _InstallationReader:
     async def _setting(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
         """Return the value that a provider passes to its object as the argument `name`; `None` without the argument.
 
-        The object is not created. If the value is unavailable or fails the check, `None` is returned, and one failure is
-        recorded, even when the same argument is read several times.
+        The object is not created. If the value is unavailable or fails the check, the result is `None`, and a failure is
+        recorded. Reading the argument again records no second failure.
         """
         if (provider, name) not in self._settings:
             self._settings[provider, name] = await self._read(provider, name, check)

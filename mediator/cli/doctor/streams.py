@@ -11,17 +11,17 @@ _APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application tha
 _RECREATE = "Drain the stream, delete it and create it again: this setting of an existing stream is never changed."
 
 _RETRY_HORIZON = 60.0
-"""Seconds after the first try during which a relay may publish an event again.
+"""A relay may publish an event again within this number of seconds after the first try.
 
 The longest pause, the time of a batch, and the time until another relay takes over are included.
 """
 
 _CLUSTER = 3
-"""The number of servers from which a broker counts as a cluster, in which a stream should have three copies."""
+"""With at least this number of servers, a broker counts as a cluster. A stream there should have three copies."""
 _FULL = 0.8
 """The share of a stream's maximum size above which the stream counts as nearly full."""
 _REPORTED_APART = ("storage is", "discard is", "retention is", "duplicate_window is", "num_replicas is", PARTITIONS)
-"""Beginnings of differences. `stream-differs` leaves out these differences, because other findings report them."""
+"""`stream-differs` leaves out differences that begin with these texts, because other findings report them."""
 
 
 class Streams(Check):

@@ -1,4 +1,4 @@
-"""Refilling: publishes archived events again, compares them with streams, and prints the results."""
+"""Refilling: publishes archived events again, compares archives with streams, and prints the results."""
 
 import sys
 import uuid
@@ -23,7 +23,7 @@ class Resuming:
     Attributes:
         after: The sequence after which the run starts.
         last: The sequence of the last event that was published; 0 before the first event.
-        label: The label of the current outbox.
+        label: The label of the outbox whose events are being published.
     """
 
     after: int = 0
@@ -76,9 +76,9 @@ async def republish_outbox(  # many parameters: one for each option of the comma
 
 @dataclass(slots=True)
 class VerifyReport:
-    """Counts the compared events, and the absent events by outcome. Prints the counts, and each absent event to act on.
+    """Counts the compared events, and the absent events by outcome. An absent event is not in its stream.
 
-    As text, a missing event is printed at once. As JSON, it is printed together with the counts.
+    Events with the outcome `missing`, `refilled` or `failed` are also printed: as text at once, as JSON at the end.
     """
 
     machine: bool
@@ -92,7 +92,7 @@ class VerifyReport:
         return bool(self.totals["missing"] or self.totals["failed"])
 
     def add(self, outbox: str, absent: Absent) -> None:
-        """Count an absent event. Print it, or keep it for the JSON output."""
+        """Count an absent event. Print the event, or keep the event for JSON. Expired and dropped events are not shown."""
         self.totals[absent.outcome] += 1
         if absent.outcome in ("expired", "dropped"):
             return
@@ -104,7 +104,7 @@ class VerifyReport:
         click.echo(shown_reason(f"{line} (archived as {record.sequence}, {absent.stream})"))
 
     def summarize(self, *, finished: bool) -> None:
-        """Print the counts, and whether the run has finished. JSON also contains the missing events."""
+        """Print the counts, and whether the run has finished. JSON also contains the absent events."""
         outcomes = {name: self.totals[name] for name in ("missing", "refilled", "failed", "expired", "dropped")}
         if self.machine:
             click.echo(to_json({"finished": finished, "checked": self.checked, **outcomes, "events": self.rows}))

@@ -28,7 +28,7 @@ from mediator.logger import Logger
 from mediator.printable import printable, shown, shown_reason
 
 _LARGEST_FILE = 64 * 1024**2
-"""The largest number of bytes read from a file. No NATS server accepts a larger message, and a device file is endless."""
+"""The largest number of bytes read from a file, which may be an endless device. No server accepts a larger message."""
 
 _log: Any = Logger()
 

@@ -30,7 +30,7 @@ class LabeledParking:
     parking: Parking
 
     async def events(self, which: ParkedFilter, *, bodies: bool) -> AsyncIterator[ParkedEvent]:
-        """Yield all matching events. They are read from the database in pages."""
+        """Yield all matching events, which are read from the database in pages."""
         last, limit = 0, _PAGE_WITH_BODIES if bodies else _PAGE
         while page := await self.parking.find(which, after=last, limit=limit, bodies=bodies):
             for event in page:

@@ -1,8 +1,8 @@
 """NatsConnection: the connections of one application to a NATS broker, one for publishing and one for consuming.
 
-Each connection has a client that reads the credentials again at every connect and reconnect. Authentication is not
-left to nats-py, which keeps the public key of the first connect, hangs on a credentials file without a JWT, and sends
-the password unencrypted when the server does not offer TLS.
+Each connection has a client that reads the credentials again at every connect and reconnect. nats-py's own
+authentication is not used: nats-py keeps the public key of the first connect, hangs on a credentials file without a
+JWT, and sends the password unencrypted when the server does not offer TLS.
 """
 
 import asyncio
@@ -68,10 +68,10 @@ class AuthenticatedClient(HookedClient):
         self._on_any_denied.append(act)
 
     def refused(self, reason: str) -> None:
-        """Call the listeners when `reason`, the text of a server's error, says that a message was refused."""
+        """Call the listeners if the text of an error of the server (`reason`) says that a message was refused."""
         denied = _DENIED.search(reason)
         if denied is not None:
-            if denied[1].startswith(_API):  # a set of all subjects, such as inboxes, would grow without limit
+            if denied[1].startswith(_API):  # if inboxes were added, too, the set would grow without limit
                 self._denied.add(denied[1])
             for subject, act in [*self._on_denied]:
                 if subject == denied[1]:
@@ -99,10 +99,10 @@ _PAUSE = 0.1
 
 
 class NatsConnection:
-    """The connections of one application to a broker. `open_connection` creates and closes a `NatsConnection`.
+    """The connections of one application to a broker. `open_connection` creates and closes this object.
 
-    Publishing and consuming have separate connections, so that neither of the two waits for the other. Each connection
-    is opened at its first use and restored after failures.
+    Publishing and consuming have separate connections, and do not wait for each other. Each connection is opened at its
+    first use and restored after failures.
 
     Attributes:
         broker: The URLs without their secrets, for errors and logs.
@@ -169,7 +169,7 @@ async def keep_subscribed(
 ) -> None:
     """Call `subscribe` with the client after every connect and reconnect, until cancelled.
 
-    After a reconnect, `subscribe` may get the same client again. The same client has kept its subscriptions.
+    After a reconnect, `subscribe` may get the same client again. This client has kept its subscriptions.
     """
     connected = asyncio.Event()
     forget = connection.on_connect(purpose, connected.set)

@@ -1,9 +1,9 @@
 """SupervisedClient: connects a nats-py client in the background, and replaces or reconnects a client that fails.
 
-nats-py closes a client permanently after most errors that the server reports. A client's reading task can also end
-without any callback. Therefore a `SupervisedClient` replaces a closed client with a new client, and sends probes, which
-are requests that show whether the client still receives answers. nats-py's `flush()` and `rtt()` are never used, because
-cancelling one of these calls ends the reading task.
+nats-py closes a client permanently after most errors that the server reports. Therefore a `SupervisedClient` replaces a
+closed client with a new client. nats-py's task that reads from the socket can end without a callback. Therefore a
+`SupervisedClient` sends probes: requests that show whether the client still receives answers. nats-py's `flush()` and
+`rtt()` are never used, because cancelling one of these calls ends the reading task.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ from mediator.nats.binding import stream_name
 from mediator.nats.topology import read_answer
 
 MAX_IN_FLIGHT = 500
-"""Maximum number of events of one domain in flight. An event in flight was sent, and not yet stored or refused."""
+"""Maximum number of events of one domain in flight. An event in flight was sent, but not yet stored or refused."""
 
 MAX_BYTES_IN_FLIGHT = 8 * 1024**2
 """While this many bytes of one domain are in flight, no further event of the domain is sent."""

@@ -3,7 +3,7 @@
 An unordered group has one durable consumer per stream, with the name of the group. An ordered group has one durable
 consumer for each partition, with the name `<group>-p<partition>`. JetStream keeps the order of a partition, because the
 partition's consumer delivers an event only after the previous event was acknowledged. All processes of the group pull
-from all consumers: no process has to be elected, and when a process dies, the other processes continue.
+from all consumers. Therefore no process has to be elected. When a process dies, the other processes continue.
 """
 
 import re
@@ -87,8 +87,8 @@ class ConsumerGroup:
         """Make sure that the stream exists, and that this group can use the stream.
 
         Returns:
-            `None` when the stream has the wanted settings. When the settings differ, but the group can use the stream,
-            an error that lists the differences and that the caller should log.
+            `None` when the stream has the wanted settings. Otherwise an error that lists the differences. The group can
+            use the stream in spite of these differences, and the caller should log the error.
 
         Raises:
             StreamNotFoundError: The stream is missing and may not be created.
@@ -114,7 +114,7 @@ class ConsumerGroup:
         """Make sure that one consumer exists and has the right settings; raise the errors of `ensure_consumer`."""
         wanted = replace(settings, deliver=self._begun.get(settings.name, self._start))
         begun = await ensure_consumer(client, self.stream, wanted, broker=broker, provision=self._provision)
-        self._begun.setdefault(settings.name, begun)  # if the consumer is deleted, its successor starts there
+        self._begun.setdefault(settings.name, begun)  # a consumer that replaces a deleted consumer starts there
 
     def _consumer(self, name: str, partition: str) -> ConsumerSettings:
         return ConsumerSettings(

@@ -84,15 +84,14 @@ class Pull:
 
     The requested and the unacknowledged deliveries together are at most `limit`.
 
-    With `slots`, each delivery needs a slot. When the consumer is known to have more deliveries, a slot is taken before
-    the request is sent. When the consumer is not known to have more deliveries, the request is sent without a slot, so
-    that a new event arrives at once. On arrival, the delivery of the event takes a slot, or is handed back when no slot
-    is free. Without `slots`, only `limit` counts.
+    With `slots`, each delivery needs a slot. If the consumer is known to have more deliveries, a slot is taken before the
+    request is sent. Otherwise the request is sent without a slot, so that a new event arrives at once. The delivery of
+    this event takes a slot on arrival. If no slot is free, the delivery is handed back.
 
     `changed` is called when there may be something to request.
 
     Attributes:
-        ready: True after the consumer was set up, until an error occurs. Then the consumer is set up again.
+        ready: Whether the consumer is set up. After an error, the consumer has to be set up again.
         held: The deliveries that are not acknowledged yet.
         generation: How often requests were abandoned. This number is part of the subject for answers, so that an answer
             to an abandoned request is recognized.
@@ -180,7 +179,7 @@ class Pull:
             return True
         if not self._queued:
             self._queued = True
-            self._slots.ask(self._granted)  # `_granted` calls `changed`, and the request is sent
+            self._slots.ask(self._granted)  # `_granted` calls `changed`; then the request is sent
         return False
 
     def _idle(self) -> None:
@@ -377,9 +376,9 @@ class Puller:
     def _delivery_address(self, message: Msg) -> AckAddress | None:
         """Return the address at which to acknowledge a delivery; `None` when the message is not a delivery.
 
-        A delivery has the subject of its event. A message that has the inbox's subject is not a delivery, and may come
-        from any client, with any reply subject. An acknowledgement to the reply subject of such a message could
-        acknowledge an event that was never delivered to this process.
+        A delivery has the subject of its event. A message with the inbox's own subject is not a delivery. Any client may
+        have sent this message, with any reply subject. An answer on the reply subject could acknowledge an event that
+        was never delivered to this process.
         """
         address = ack_address(message.reply)
         if address is None or message.subject.startswith(f"{self._inbox}."):
@@ -436,13 +435,13 @@ class Puller:
                 await self._client.publish(subject, body)
 
     def _note_success(self) -> None:
-        """When all consumers are ready, forget the logged errors. The pause after the next error is the shortest again."""
+        """When all consumers are ready, forget the logged errors, and reset the pause after an error."""
         if all(pull.ready for pull in self._pulls):
             self._reported.clear()
             self._pause = _FIRST_PAUSE
 
     def _report(self, event: str, error: Exception) -> None:
-        """Log an error as `event`. When the same error repeats without a success in between, it is logged once."""
+        """Log an error as `event`, unless the error repeats the last logged error of this event."""
         reason = text_of(error) or type(error).__name__
         if reason != self._reported.get(event):
             self._reported[event] = reason

@@ -56,8 +56,8 @@ class NatsEventSubscription(EventSubscription):
             further event is delivered. With `ordering="key"`, the maximum is always one event for each partition.
         application: The name of this application, which is stored in the consumers of the group. Another application
             with the same group name is refused, because the broker would deliver each event to only one of the two
-            applications. By default, the name comes from the application's outbox, if the event consumer finds an
-            outbox in the same database.
+            applications. By default, the event consumer takes the name from the outbox in its database, if there is an
+            outbox.
 
     Attributes:
         connection: The connection to the broker.
@@ -120,9 +120,8 @@ class NatsEventSubscription(EventSubscription):
     ) -> AbstractAsyncContextManager[Deliveries]:
         """Start pulling events when the block is entered.
 
-        Without an ordering, `prefetch` is divided among the streams, of which there is one for each domain. The share of
-        a stream is at least 1, even when `prefetch` is smaller than the number of domains. With `ordering="key"`,
-        deliveries that exceed `prefetch` are handed back to the broker at once.
+        Without an ordering, `prefetch` is divided among the streams (one for each domain). The share of a stream is at
+        least 1. With `ordering="key"`, deliveries that exceed `prefetch` are handed back to the broker at once.
 
         Raises:
             SettingError: An event type is not `<domain>.<name>`, there is no event type, `prefetch` is below 1, or the
