@@ -87,8 +87,8 @@ def no_handler(request_type: type, nearest: Sequence[str] = ()) -> HandlerNotFou
 def unknown_type_arguments(message_type: type, base: type, families: Mapping[str, str]) -> HandlerNotFoundError:
     """The handler depends on the type arguments of the message, which are unknown when the message is dispatched.
 
-    `families` maps the label of each handler or collaborator to its messages: the generic class `base` with type
-    arguments, such as `Page[Student]` or `Page[Student] | Page[Course]`.
+    `families` maps the label of each handler or collaborator to its messages, such as `Page[Student]` or
+    `Page[Student] | Page[Course]`. In this example, `base` is the generic class `Page`.
     """
     said = " and ".join(f"{label} is for {family}" for label, family in families.items())
     generic = name_of(base)
@@ -403,7 +403,7 @@ def shared_by_dispatches(transaction_id: str, name: str) -> MisuseError:
 
 
 def other_unit_of_work(part: object, unit_of_work: object) -> MisuseError:
-    """Two parts that must share a unit of work and a database do not share the unit of work or the database."""
+    """Two parts must use the same unit of work and the same database, but use different ones."""
     return MisuseError(
         part,
         f"{name_of(part)} was given a different unit of work than the {name_of(unit_of_work)} that it is used with. "

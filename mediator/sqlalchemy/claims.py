@@ -200,8 +200,8 @@ class BucketClaims(Claims):
         During the claim, the server limits how long a statement waits for a lock. The server also ends the transaction
         of a frozen relay, so that other relays do not wait for the frozen relay.
 
-        The first statement also counts the rows of the table of buckets, since a missing row would look like a bucket
-        that another relay has locked. If a row is missing, a `SchemaError` is raised.
+        The first statement also counts the rows of the table of buckets. If a row is missing, a `SchemaError` is
+        raised. Without this error, the missing row would look like a bucket that another relay has locked.
         """
         due = select(
             statements.is_something_due(self.clock.now()),

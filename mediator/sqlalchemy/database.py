@@ -127,8 +127,8 @@ class Database(ABC):
     def _on_error(self, context: ExceptionContext) -> BaseException | None:
         """Return this library's error for a driver's error, or `None` to keep the driver's error.
 
-        An error on a writing connection also dooms the running unit of work: the unit of work can only be rolled back,
-        even if the handler catches the error.
+        After an error on a writing connection, the running unit of work can only be rolled back, even if the handler
+        catches the error.
         """
         mode = mode_of(context.connection)
         translated = self.translated(context, mode) or self._missing_table(context, mode)

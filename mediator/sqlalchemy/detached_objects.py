@@ -84,7 +84,7 @@ class _Change:
 class DetachedObjects:
     """The objects that a session detached when a transaction began.
 
-    `letting_go` is true while this class detaches objects. The unit of work keeps tracking aggregates detached here.
+    While `letting_go` is true, this class detaches objects, and the unit of work keeps tracking detached aggregates.
     """
 
     def __init__(self, session: Session) -> None:

@@ -21,8 +21,8 @@ class SqlAlchemyParking(Parking):
     """Stores parked events (dead letters) in the database of the inbox and the unit of work.
 
     Declare it with the engine of the unit of work: `parking = providers.Singleton(SqlAlchemyParking, engine)`. Each
-    method raises `SchemaError` when the tables do not exist, and `MisuseError` for a unit of work that is not a
-    `SqlAlchemyUnitOfWork` on the same engine.
+    method raises `SchemaError` when the tables do not exist. A method raises `MisuseError` for a unit of work that is
+    not a `SqlAlchemyUnitOfWork` on the same engine.
 
     Args:
         engine: From `open_engine`.

@@ -321,7 +321,7 @@ def _leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> No
 
 
 def _hang_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Close a connection that is not in a transaction at once, since a frozen server would never answer a request.
+    """If no transaction runs on a connection, close the connection at once. A frozen server would never answer.
 
     SQLAlchemy itself closes other connections: SQLAlchemy cancels the statement, and waits at most 2 seconds.
     """

@@ -94,8 +94,8 @@ outbox: Table = Table(
 )
 """Committed events that the broker has not stored yet. `sequence` orders the events of one key.
 
-`source` is the name of the application. When the process that added the event did not know the name, `source` is empty,
-and a relay sets `source` before the event is published. `deliver_at` is the time at which a delayed event is due, in
+`source` is the name of the application. If the process that added the event did not know the name, `source` is empty. A
+relay then sets `source` before the event is published. `deliver_at` is the time at which a delayed event is due, in
 seconds since the epoch. When the event is due, a relay sets `deliver_at` to NULL, and the event can be published.
 """
 

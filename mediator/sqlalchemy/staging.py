@@ -41,8 +41,7 @@ async def stage_events(connection: AsyncConnection, events: Sequence[StagedEvent
     """Insert events into the outbox, numbered in the given order.
 
     PostgreSQL needs one statement for any number of events. SQLite needs one statement for each 1,000 events. If two of
-    the events have the same id, or the outbox has an event with the id of a given event, an `EventIdConflictError` is
-    raised.
+    the events have the same id, or if an id is already in the outbox, an `EventIdConflictError` is raised.
     """
     try:
         await _insert(connection, events)
@@ -69,8 +68,8 @@ async def _insert(connection: AsyncConnection, events: Sequence[StagedEvent]) ->
 def lock_numbers(events: Iterable[StagedEvent]) -> list[int]:
     """Return the numbers of the locks of all ordered keys, without duplicates and in ascending order.
 
-    The order prevents deadlocks between two transactions. When two keys have the same number, their transactions wait
-    for each other needlessly, which does no harm.
+    The order prevents deadlocks between two transactions. Two keys may have the same number. Their transactions then
+    wait for each other needlessly, but without harm.
     """
     keys = {event.locked_key for event in events} - {None}
     return sorted({zlib.crc32(str(key).encode()) - 2**31 for key in keys})

@@ -142,8 +142,8 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
     def doom_by_database(self, error: BaseException, *, lost: bool = False) -> None:
         """After an error of the database, make it impossible to commit the running transaction (doom it).
 
-        An error inside a savepoint that the handler itself has set does not doom the transaction, since the handler can
-        roll back to the savepoint. A lost connection (`lost`) always dooms the transaction.
+        If the handler itself has set a savepoint, an error inside the savepoint does not doom the transaction. The
+        handler can roll back to the savepoint. A lost connection (`lost`) always dooms the transaction.
         """
         if self._session is None:
             return

@@ -10,8 +10,8 @@ a process keeps the file lock for its own waiting writers only for a short time.
 only while holding a second file lock, the turnstile. The process that has just released the file lock must therefore
 wait behind the process that holds the turnstile.
 
-The turnstile is needed only for fairness. A process waits for the turnstile only for a short time, since a frozen
-process may hold the turnstile and must not keep other processes from writing.
+The turnstile is needed only for fairness. A frozen process may hold the turnstile. A process therefore waits for the
+turnstile only for a short time, and then polls the file lock without the turnstile.
 """
 
 import asyncio
