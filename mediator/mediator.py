@@ -151,8 +151,8 @@ class Mediator:
 
         Handlers of the base classes of the notification are called too. Each handler is called once, in the order of
         declaration. By default one handler runs after the other, and the first error ends the publish. The strategy is
-        `strategy`, else the strategy of the notification's class, else the registry's strategy.
-        `context` is inherited as in `send`.
+        `strategy`, else the strategy of the notification's class, else the registry's strategy. `context` is inherited
+        as in `send`.
 
         Raises:
             MisuseError: The message is not a notification; the container is not started; or the strategy is
@@ -302,7 +302,7 @@ class Mediator:
         return call
 
     def _publish_of(self, notification: Notification, strategy: PublishStrategy | None) -> Call:
-        """Check a notification and return its compiled pipeline. Without `strategy`, the class keeps the pipeline."""
+        """Check a notification and return its compiled pipeline. Pipelines without a given strategy are kept."""
         known = self._publishes
         if not isinstance(notification, Notification):
             raise _no_message(notification, "publish")

@@ -1,8 +1,8 @@
 """Pipeline: the behaviors and the handlers of a message, compiled once into a chain of calls.
 
 A link is a function. Each call of a link creates one behavior or handler, and calls `handle` of the created object. If
-a behavior returns without calling `call_next`, the objects inside that behavior are not created; two calls of
-`call_next` create the objects twice. A link returns the coroutine of `handle` without awaiting the coroutine. So a
+a behavior returns without calling `call_next`, the objects of the inner links are not created. Two calls of
+`call_next` create these objects twice. A link returns the coroutine of `handle` without awaiting the coroutine. So a
 traceback shows only behaviors and handlers.
 """
 
@@ -65,7 +65,7 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """True if the behavior keeps state between messages. `validate` checks that its provider creates it only once."""
 
     per_scope: ClassVar[bool] = False
-    """If the strategy gives each handler a scope, a behavior with True wraps each handler instead of the publish."""
+    """With True, if the strategy gives each handler a scope, the behavior wraps each handler instead of the publish."""
 
     commits: ClassVar[bool] = False
     """True if the behavior commits a transaction. Outer behaviors get errors after the commit as `CommittedError`."""

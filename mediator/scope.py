@@ -95,7 +95,7 @@ class Scope:
         return default if self._kept is None else self._kept.get(key, default)
 
     def begin(self, transaction: Transaction) -> None:
-        """Make a transaction the running transaction, whose outcome is not known yet."""
+        """Make a transaction the running transaction, and forget the outcome of the transaction before it."""
         self.transaction = transaction
         self.outcome, self.response = _NONE, None
 
@@ -135,7 +135,7 @@ class Scope:
         return self.innermost.message if self.innermost else "a dispatch"
 
     def on_exit(self, callback: ExitCallback) -> None:
-        """At the end of the scope call `callback(error or None)`, sync or async. The newest callback is called first."""
+        """Call `callback(error or None)`, sync or async, when the scope ends. The newest callback is called first."""
         if self.exits is None:
             self.exits = []
         self.exits.append(callback)
@@ -436,7 +436,7 @@ class Frame:
 def _committed(ending: TransactionEnd, error: BaseException | None) -> CommittedError:
     """Return the `CommittedError` to raise in place of an error.
 
-    If the error or one of its causes is a `CommittedError` of the same transaction, copy that `CommittedError`.
+    If the error or a cause is a `CommittedError` of the same transaction, return its copy with the current response.
     """
     for _ in range(_LONGEST_CHAIN):
         if error is None:

@@ -42,8 +42,8 @@ class EncryptingCodec:
 
     Give the codec to the unit of work: `codec=EncryptingCodec(MsgspecCodec(), cipher)`. The receiving application uses
     an `EncryptingCodec` with the same secrets. The partition key stays readable, in the envelope and before the
-    ciphertext, so keep personal data out of it. Upcasters work as with the inner codec, and get unencrypted payloads.
-    Frozen samples (files with example payloads, which tests of event classes read) are unencrypted too.
+    ciphertext, so a key must hold no personal data. Upcasters get unencrypted payloads. Frozen samples (files with
+    example payloads, which tests of event classes read) are unencrypted too.
 
     Args:
         codec: Encodes the payload before it is encrypted.
