@@ -1,4 +1,4 @@
-"""A typed, asynchronous mediator: messages, handlers, pipelines and scopes. Importing it needs no extra."""
+"""A typed, asynchronous mediator: messages, handlers, pipelines and scopes. Importing this package needs no extra."""
 
 __version__: str = "0.1.0"
 

@@ -21,7 +21,7 @@ class RecordedEvent:
     """A domain event that waits for the end of the unit of work.
 
     Attributes:
-        number: The position of the event in the order in which all aggregates recorded their events.
+        number: The position of the event among the events of all aggregates, in the order of recording.
         context: The context of the message during which the event was recorded; `None` if no message was being handled.
     """
 
@@ -44,10 +44,10 @@ class EventCollector(Protocol):
 class AggregateRoot:
     """A mixin for an entity that records domain events: `self.record(StudentEnrolled(self.id))`.
 
-    The entity may be a plain class, a dataclass or a class that SQLAlchemy maps. The unit of work publishes the
-    recorded events locally, in the transaction before the commit, in the order in which all aggregates recorded
-    them. A `SqlAlchemyUnitOfWork` knows the aggregates in its session; other aggregates are handed to their unit of
-    work with `unit_of_work.track(aggregate)`. The events of an aggregate that is never saved are not published.
+    The entity may be a plain class, a dataclass or a class that SQLAlchemy maps. The unit of work publishes the events
+    in its transaction, before the commit. The events of all aggregates are published in the order of recording. A
+    `SqlAlchemyUnitOfWork` knows the aggregates in its session; hand every other aggregate to the unit of work with
+    `unit_of_work.track(aggregate)`. Events of an aggregate that no unit of work knows are not published.
     """
 
     # No attributes and no slots are declared, because they could conflict with mapped classes, dataclasses and other bases.

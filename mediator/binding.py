@@ -91,9 +91,9 @@ class Binding:
         return [cls for cls in bases if self.fit_of(message_type, cls) is Fit.UNKNOWN]
 
     def vagueness(self, message_type: type, base: type) -> int:
-        """Return how loosely the binding fits a message class, such as `Create[Student]` with the base `Create`.
+        """Return how loosely the binding fits a message class. `base` is the class without type arguments.
 
-        The result is 0 for a binding of `Create[Student]`, 1 for `Create[Person]`, and 2 for `Create`.
+        For a subclass of `Create[Student]`, a binding of `Create[Student]` has 0, `Create[Person]` 1, and `Create` 2.
         """
         families = self._arguments(base)
         return 2 if not families else int(type_arguments(message_type, base) not in families)

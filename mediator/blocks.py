@@ -1,8 +1,8 @@
 """Blocks: context managers that raise every error unchanged, and functions that raise the errors of a cleanup.
 
-The context managers of `contextlib` set the traceback of an error of the body. Some errors refuse a new traceback: if
-an error is a frozen dataclass, a `FrozenInstanceError` is raised in its place, and nobody can catch the original error.
-Every context manager of this package is made by `contextmanager` or `asynccontextmanager` of this module.
+The context managers of `contextlib` set the traceback of an error that the body raises. If the error is a frozen
+dataclass, setting raises a `FrozenInstanceError`, and nobody can catch the original error. This package therefore makes
+every context manager with `contextmanager` or `asynccontextmanager` of this module.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
@@ -114,9 +114,9 @@ ExitCallback = Callable[[BaseException | None], Awaitable[None] | None]
 
 
 async def call_all(exits: list[ExitCallback], error: BaseException | None) -> Sequence[BaseException]:
-    """Call every callback, last added first, even if some fail or are cancelled, and return the failures.
+    """Call every callback, the last added first, and return the failures.
 
-    The list of callbacks is empty afterwards.
+    After a failure or a cancellation, the remaining callbacks are still called. The list of callbacks becomes empty.
     """
     failures: list[BaseException] = []
     while exits:
@@ -124,7 +124,7 @@ async def call_all(exits: list[ExitCallback], error: BaseException | None) -> Se
             pending = exits.pop()(error)
             if pending is not None:
                 await pending
-        except BaseException as failure:  # collected: every other callback still runs
+        except BaseException as failure:  # collected: the remaining callbacks still run
             failures.append(failure)
     return failures
 
@@ -140,8 +140,8 @@ def add_note(error: BaseException, text: str) -> None:
 def raise_failures(what: str, failures: Sequence[BaseException], error: BaseException | None) -> None:
     """Raise the failures of closing something: a single failure unchanged, several failures as a group.
 
-    An error that is no `Exception`, such as a cancellation, is raised alone. If the closed block itself ended with
-    `error`, the failures are added to that error as notes and not raised.
+    A failure that is no `Exception`, such as a cancellation, is raised alone. If the closed block itself ended with
+    `error`, the failures are added to `error` as notes and not raised.
     """
     for failure in failures:
         if not isinstance(failure, Exception):

@@ -156,8 +156,8 @@ class MessageContext:
         principal: The user or service on whose behalf the message is handled, as established by the entry point. The
             principal does not leave the process.
         tenant: The tenant whose data the message is about. Distributed events carry the tenant.
-        headers: Other facts about the message. They do not leave the process, and log lines show their values
-            only if configured to.
+        headers: Other facts about the message. They do not leave the process. A log line shows only the headers that
+            `log_headers` of a `LoggingBehavior` names.
         vouched_by: Who verified principal, tenant and headers: `"this application"`, or the name of an authenticator.
             `None` when nobody verified them. Such a message came from outside this application, and has no principal,
             tenant or headers.

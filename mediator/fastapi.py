@@ -89,6 +89,6 @@ RequestMediator = Annotated[Mediator, Depends(request_mediator, scope="function"
 
 The request has one scope. The messages of the request run one after the other, and each command has its own
 transaction. To send several messages with `asyncio.gather`, use `mode=TransactionMode.NEW`. The scope is closed before
-the response is sent. If your own dependency with `yield` takes a `RequestMediator`, FastAPI refuses that dependency
-unless it is declared with `Depends(..., scope="function")`. The header `X-Correlation-ID` becomes the correlation id.
+the response is sent. If your own dependency has a `yield` and takes a `RequestMediator`, declare the dependency with
+`Depends(..., scope="function")`; FastAPI demands this. The header `X-Correlation-ID` becomes the correlation id.
 """

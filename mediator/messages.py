@@ -25,7 +25,7 @@ class Command(Request[R_co]):
     __slots__ = ()
 
     needs_unit_of_work: ClassVar[bool] = True
-    """False when the command writes nothing itself, so that `validate` does not report a missing unit of work."""
+    """False if the command writes nothing itself. `validate` then does not report a missing unit of work."""
 
 
 class Query(Request[R_co]):
@@ -123,7 +123,7 @@ class Publisher(Protocol):
 
 
 class Origin(Publisher, Protocol):
-    """The part of the mediator's interface that its running dispatches use."""
+    """The part of the mediator's interface that running dispatches use."""
 
     ids: IdFactory
     """The function that creates the ids of messages."""

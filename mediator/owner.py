@@ -19,9 +19,9 @@ from mediator.errors import misuse
 class Owner:
     """The owner of an object that is bound to an event loop: the first loop that uses the object.
 
-    When that loop no longer runs, the next loop that uses the object becomes the owner, as when one `asyncio.run`
-    follows another. Another process, or a loop that runs at the same time in another thread, gets an error at once
-    instead of waiting forever.
+    When the owner no longer runs, the next loop that uses the object becomes the owner, as when one `asyncio.run`
+    follows another. Another process, or a loop that runs at the same time in another thread, gets an error at once.
+    Without the error, it would wait forever.
     """
 
     __slots__ = ("_loop", "_part", "_process", "_thread")
@@ -35,9 +35,9 @@ class Owner:
     def check(self, *, busy: bool = False, moves: bool = True) -> bool:
         """Check that the running event loop owns the object, or make the running loop the owner if that is allowed.
 
-        Return True if the loop has just taken the object over from another loop, otherwise False. A `busy` object can
-        be taken over only from a closed loop, and an object without `moves` not at all. When another process or event
-        loop owns the object, a `MisuseError` is raised.
+        Return True if the loop has just taken the object over from another loop, otherwise False. If `busy` is true,
+        the object can be taken over only from a closed loop. If `moves` is false, the object cannot be taken over. When
+        another process or event loop owns the object, a `MisuseError` is raised.
         """
         loop, owner = running_loop(), self._owner()
         if self._loop is None:

@@ -90,11 +90,11 @@ _MOST_LINES = 200
 def traceback_of(error: BaseException | None) -> str | None:
     """Return the traceback as Python prints it; `None` when there is no error.
 
-    Log lines have the traceback in the field `stack`. They do not use `exc_info`, because the console renderer of an
-    unconfigured structlog would show the local variables of every frame, which may hold payloads
-    (https://www.structlog.org/en/stable/exceptions.html). Control characters are escaped and long texts are cut,
-    because the text of an error may contain foreign data and the log may be read on a terminal. All lines of an error's
-    text except the first are indented, so that none of them looks like a line of the log.
+    Log lines have the traceback in the field `stack`, not in `exc_info`. For `exc_info`, an unconfigured structlog
+    would show local variables, which may hold payloads (https://www.structlog.org/en/stable/exceptions.html).
+
+    Control characters are escaped and long texts are cut, because the text of an error may contain foreign data. All
+    lines of the text except the first are indented. Without the indent, they could look like lines of the log.
     """
     return None if error is None else printable("".join(map(_indented, _lines(error))).rstrip(), LONGEST_REPORT)
 

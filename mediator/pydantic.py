@@ -22,8 +22,8 @@ class PydanticCodec(SchemaCodec):
     Events are validated as strictly as their class is configured. Events of a class that pydantic does not support can
     be neither encoded nor decoded.
 
-    The configuration of a model decides what happens to unknown fields: with `extra="forbid"` the application cannot
-    read the events of a producer that has added a field.
+    The configuration of a model decides what happens to unknown fields. With `extra="forbid"`, an event with a field
+    that the producer has added cannot be decoded.
     """
 
     content_type = "application/json"
@@ -91,9 +91,9 @@ class PydanticCodec(SchemaCodec):
 
 
 def _has_hashed_numbers(schema: Any) -> bool:
-    """Return whether a pydantic schema contains a mapping whose keys, or a set whose members, are not all texts.
+    """Return whether a pydantic schema contains a mapping or set of keys other than texts, such as `dict[int, str]`.
 
-    Keys and members that are numbers are a risk, because a sender could choose numbers whose hashes collide.
+    Numbers as keys are a risk: a sender could choose numbers whose hashes collide.
     """
     if isinstance(schema, list | tuple):
         return any(map(_has_hashed_numbers, cast("list[Any]", schema)))

@@ -29,7 +29,7 @@ class Secret(Generic[T]):
 
 @contextmanager
 def secretly() -> Generator[None]:
-    """Clear the local variables of all functions called in the block from the tracebacks of errors raised there.
+    """When the block raises an error, clear the local variables in the traceback of the error.
 
     The variables of the function that contains the block are not cleared. That function must keep secrets in a `Secret`,
     or delete them before an error leaves the block.

@@ -16,8 +16,8 @@ HandlerCall = Callable[[], Awaitable[None]]
 class PublishStrategy(ABC):
     """How the handlers of one notification are run. To write a strategy of your own, derive from this class.
 
-    Make a strategy a frozen dataclass: strategies are compared and hashed, because the compiled pipelines of each
-    strategy are kept.
+    Make a strategy a frozen dataclass. The registry keeps a compiled pipeline for each strategy, and finds the pipeline
+    by the hash of the strategy.
     """
 
     scope_per_handler: ClassVar[bool] = False

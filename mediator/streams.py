@@ -54,10 +54,10 @@ StreamCall = Callable[[Any, "Stream[Any]"], AsyncIterator[Any]]
 class Stream(Generic[T]):
     """A stream that is opened by `async with` and then iterated.
 
-    Its scope is the running scope while an item is produced, but not while the consumer handles the item. So two streams
-    in one task do not mix, and messages that the consumer dispatches between items do not belong to the stream.
+    The scope of the stream is the running scope while an item is produced, but not while the consumer handles the item.
+    So two streams in one task do not mix, and messages that the consumer dispatches do not belong to the stream.
 
-    The stream inherits its message context from `cause`, or else from the running dispatch.
+    The stream inherits the message context `cause`; without `cause`, the context of the running dispatch.
 
     Raises:
         SettingError: `mode` is `NESTED`, or no `TransactionMode`.
@@ -125,13 +125,13 @@ class Stream(Generic[T]):
             with frame.resumed():
                 failures = await self._close_all()
                 await frame.leave(error if error is not None else next(iter(failures), None))
-        except ScopeError as refused:  # the scope cannot be resumed, so the stream is closed outside it
+        except ScopeError as refused:  # the scope cannot be resumed, so the stream is closed outside the scope
             raise_failures("stream", await self._close_all(), refused)
             raise
         raise_failures("stream", failures, error)
 
     async def _close_with_scope(self, error: BaseException | None) -> None:
-        """Close the stream, which is still open at the end of the dispatch that it joined. No further items follow."""
+        """Close the stream if the dispatch that the stream joined ends first."""
         raise_failures("stream", await self._close_all(), error)
 
     async def _close_all(self) -> Sequence[BaseException]:
@@ -165,7 +165,7 @@ class Stream(Generic[T]):
     def _stay_last(self, frame: Frame) -> None:
         """Move the exit callback of the stream to the end of the list, because the last callback is called first.
 
-        The other callbacks close resources that the handler may still need in its `finally`.
+        The callbacks before it close resources that the handler may still need in its `finally`.
         """
         exits = frame.scope.exits if not frame.owner else None
         if exits and exits[-1] != self._close_with_scope:

@@ -25,7 +25,7 @@ class CacheKey:
     not get the response to `Find(True)`.
 
     Attributes:
-        query_type: The class of the query, because queries of two classes may compare equal.
+        query_type: The class of the query. Queries of two classes may compare equal.
         principal: The principal who sent the query; `None` when all principals share the response.
     """
 
@@ -124,8 +124,8 @@ class CachingBehavior(PipelineBehavior[Q, Any]):
     most specific one applies.
 
     Queries must be hashable, or a `MisuseError` is raised. Queries must also be compared by value, as frozen
-    dataclasses are. Errors are not cached. Inside a running transaction the cache is neither read nor written, because
-    the query may see uncommitted changes. For an unverified caller (`context.vouched_by` is `None`) the cache is not
+    dataclasses are. Errors are not cached. Inside a running transaction the cache is neither read nor written. There, a
+    query may see uncommitted changes. For an unverified caller (`context.vouched_by` is `None`) the cache is not
     used, because unverified callers cannot be told apart. Place this behavior inside authorization, so that only
     authorized callers get cached responses.
 

@@ -16,12 +16,12 @@ Errors = type[Exception] | tuple[type[Exception], ...]
 
 
 class Circuit:
-    """The state of a circuit breaker. Make it a `Singleton`, one for each service that messages depend on.
+    """The state of a circuit breaker. Make one `Singleton` of this class for each service that messages depend on.
 
     A circuit is closed at first, and all messages pass. After `failures` failures in a row it opens and refuses all
     messages. After `seconds` seconds it lets one message through as a trial. If the trial succeeds, the circuit closes;
-    if the trial fails, the circuit stays open for `seconds` more. While the circuit is open, the results of messages
-    that passed before it opened do not count.
+    if the trial fails, the circuit stays open for `seconds` more. While the circuit is open, only the result of the
+    trial counts. Results of messages that passed earlier are ignored.
 
     Args:
         failures: The number of failures in a row that opens the circuit.
@@ -52,7 +52,7 @@ class Circuit:
         return self._opened is not None
 
     def enter(self) -> bool | None:
-        """Return whether a message passes as the trial; `None` when the message is refused."""
+        """Return True if a message passes as the trial, False if it passes normally, and `None` if it is refused."""
         if self._opened is None:
             return False
         if self._trying or self.retry_after > 0:
@@ -93,7 +93,7 @@ class CircuitBreakerBehavior(PipelineBehavior[Message, Any]):
     """Refuses messages with a `CircuitOpenError`, without handling them, while their circuit is open.
 
     Without a type argument, all requests share the circuit. For the messages that depend on one service, derive a class
-    and give it its own circuit: `class PaymentBreaker(CircuitBreakerBehavior[Pay | Refund])`. Only the most specific
+    with a circuit of its own: `class PaymentBreaker(CircuitBreakerBehavior[Pay | Refund])`. Only the most specific
     circuit breaker applies to a message.
 
     Args:

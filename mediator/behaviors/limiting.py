@@ -29,9 +29,9 @@ class StrangersKey:
 class LimitBehavior(PipelineBehavior[Message, Any]):
     """Lets a message through if its limit is not reached.
 
-    A message that is dispatched inside another message does not count. If it counted, outer messages that hold all the
-    slots could wait without end for slots for their inner messages. If the limit is reached inside a running
-    transaction, the message is refused at once, because the transaction could lock the database during a wait.
+    A message that is dispatched inside another message does not count. Otherwise outer messages could hold all slots
+    while their inner messages wait for a slot forever. If the limit is reached inside a running transaction, the
+    message is refused at once. During a wait, the transaction could lock the database.
 
     Args:
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. The context
@@ -115,9 +115,9 @@ class _Places:
 class ConcurrencyLimitBehavior(LimitBehavior[Message]):
     """Lets at most `limit` messages be handled at the same time (a bulkhead).
 
-    The limit protects a service from overload. Waiting messages are let through in the order
-    of arrival. When the wait of a message times out, a `ConcurrencyLimitedError` is raised. A message that is
-    dispatched inside another message shares the slot of the outer message.
+    The limit protects a service from overload. Waiting messages are let through in the order of arrival. When the wait
+    of a message times out, a `ConcurrencyLimitedError` is raised. A message that is dispatched inside another message
+    shares the slot of the outer message.
 
     Make this behavior a `Singleton`, because it counts the messages in progress. Without a type argument it applies to
     all requests. To limit only some messages, derive a class: `class
@@ -214,7 +214,7 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
 Clock = Callable[[], float]
 
 _LOOKED_AT = 2
-"""The number of keys checked with each message. A message adds one key at most, so idle keys do not accumulate."""
+"""Each message checks this number of keys, and adds one key at most. Idle keys therefore do not accumulate."""
 
 
 class _Bucket:
@@ -345,13 +345,13 @@ class RateLimitBehavior(LimitBehavior[Message]):
         """Return the seconds until `place` tokens can be taken; 0 or less when they can be taken now."""
         now = self._clock()
         wait = max(bucket.full_at, now) - now + (place - self._burst) * self._interval
-        return round(wait, 9)  # without a rounding error, which could refuse a message that is sent again on time
+        return round(wait, 9)  # a rounding error could refuse a message that is sent again on time
 
     def _take(self, bucket: _Bucket) -> None:
         bucket.full_at = max(bucket.full_at, self._clock()) + self._interval
 
     def _forget_idle(self) -> None:
-        """Check the `_LOOKED_AT` keys that were checked longest ago, and forget a key whose bucket is full again."""
+        """Check `_LOOKED_AT` keys, least recently checked first, and forget the keys whose buckets are full again."""
         now = self._clock()
         for key in [key for _, key in zip(range(_LOOKED_AT), self._buckets, strict=False)]:
             bucket = self._buckets[key]

@@ -1,4 +1,4 @@
-"""Processors, which run before or after a request is handled or act on its errors, and the behaviors that run them."""
+"""Processors run before or after a request is handled, or act on its errors. The behaviors below run the processors."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -60,10 +60,10 @@ class Handled(Generic[Response_co]):
 class RequestExceptionHandler(Collaborator, Generic[Request_contra, Response, Error_contra]):
     """Turns an error into a response, if the list of behaviors has a `RequestExceptionProcessorBehavior`.
 
-    `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is for `CourseFull` errors, and errors of derived
-    classes, that the request's handler or a behavior inside the `RequestExceptionProcessorBehavior` raises. The order
-    of the exception handlers depends on the error class, most specific first; then on the request class, most specific
-    first; then on the order of declaration. No exception handler is called for a cancellation.
+    `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is for `CourseFull` and errors derived from it. The
+    error must come from the request's handler or a behavior inside the `RequestExceptionProcessorBehavior`. Exception
+    handlers for the most specific error class are called first. For the same error class, the most specific request
+    class comes first, then the order of declaration decides. No exception handler is called for a cancellation.
     """
 
     @abstractmethod
@@ -88,13 +88,13 @@ _SETTLED = (CommittedError, CommitOutcomeUnknownError)
 
 
 class RequestExceptionProcessorBehavior(CollaboratorBehavior):
-    """Calls the `RequestExceptionHandler`s of a request that failed, which may turn the error into a response.
+    """Calls the `RequestExceptionHandler`s of a failed request. A handler may turn the error into a response.
 
     The work of the failed request is rolled back before the exception handlers are called. If this behavior is before
-    the transaction behavior in the list, the whole transaction has been rolled back, and errors of the commit are
-    handled too. If this behavior is after the transaction behavior, or if the request joined a running transaction, the
-    rest of the pipeline runs behind a savepoint: only the work since the savepoint is rolled back, and earlier work
-    stays in the transaction. Queries get a savepoint too, because a failed statement forces a rollback.
+    the transaction behavior in the list, the whole transaction is rolled back. Errors of the commit are then handled,
+    too. If this behavior is after the transaction behavior, or if the request joined a running transaction, a savepoint
+    is set. Only the work since the savepoint is then rolled back. A savepoint is also set for queries, because a failed
+    statement forces a rollback.
 
     When an exception handler returns neither `Handled` nor `None`, the error gets a note and the next handler is called.
     Cancellations are not handled. Behaviors that retry, or that must see every error, belong inside this behavior.
@@ -152,7 +152,7 @@ async def _execute(collaborator: Binding, message: Any, error: Exception) -> Non
 
 
 async def _call_undoable(message: Any, call_next: CallNext[Any]) -> Any:
-    """Run the rest of the pipeline. If a transaction runs already, set a savepoint before that."""
+    """Run the rest of the pipeline. If a transaction runs already, set a savepoint first."""
     frame = current_frame()
     transaction = frame.scope.transaction if frame is not None else None
     if transaction is None:

@@ -144,9 +144,8 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
 class _Attempt:
     """The response or the error of an attempt.
 
-    The error is returned to tenacity as a value. If the error were raised, tenacity could return a response that does
-    not exist: it ignores an error whose truth value is false, and takes a `StopAsyncIteration` for the end of the
-    attempts.
+    The error is returned to tenacity as a value, and not raised. Tenacity would ignore a raised error whose truth value
+    is false, and take a raised `StopAsyncIteration` for the end of the attempts.
     """
 
     response: Any = None

@@ -23,8 +23,8 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
     transaction behavior, the limit ends before the commit. If this behavior is before the retry behavior, the limit
     applies to all attempts together; if it is after the retry behavior, to each attempt.
 
-    A commit is never interrupted. When the time is up during a commit, the commit ends first, within the unit of work's
-    `commit_timeout`, and the error says that the command has committed.
+    A commit is never interrupted. When the time is up during a commit, the commit continues, for at most the unit of
+    work's `commit_timeout`. The error then says that the command has committed.
 
     Args:
         seconds: The longest time that the rest of the pipeline may take, in seconds.

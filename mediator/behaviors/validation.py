@@ -90,13 +90,13 @@ class ValidationBehavior(_Validation, CollaboratorBehavior):
                 msgspec.convert(msgspec.to_builtins(self), EnrollStudent)
 
     All validators run, one after the other, and their failures are raised together. Other errors of a validator are
-    raised unchanged. Place this behavior after authorization, because validation failures disclose more than a refusal,
-    and before the transaction behavior.
+    raised unchanged. Place this behavior after authorization and before the transaction behavior. Before authorization,
+    the failures would disclose data to unauthorized callers.
 
     Args:
         errors: The errors that count as failures when a validator or `validate()` raises them. `ValueError` covers the
             validation errors of pydantic, msgspec and most of attrs. If the error has a method `errors()`, as the error
-            of pydantic has, each entry that this method returns is one failure.
+            of pydantic has, each entry in the result of `errors()` is one failure.
     """
 
     async def handle_with(self, collaborators: Sequence[Binding], message: Any, call_next: CallNext[Any], /) -> Any:

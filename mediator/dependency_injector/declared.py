@@ -99,7 +99,7 @@ def declared_providers(container: Any, prefix: str = "") -> Iterator[Named]:
 def distinct(named: Iterable[Named]) -> Iterator[Named]:
     """Yield each provider once, even if it has several names.
 
-    If `named` has a `Dependency` and the provider that was given to the `Dependency`, the `Dependency` is left out.
+    If a `Dependency` and the provider that it was given are both in `named`, the `Dependency` is left out.
     """
     named = list(named)
     known = {provider for _, provider in named}
@@ -155,7 +155,7 @@ def _class_of_called(provider: Any) -> type | None:
     cls = class_of(provides)
     if cls is None:
         return returned_class(provides, unwrap=resource)
-    # A resource enters a context manager, and returns the object that entering returns.
+    # A resource enters a context manager, and returns the result of entering.
     entered = resource and any(hasattr(cls, name) for name in ("__enter__", "__aenter__"))
     return None if entered else cls
 
@@ -174,10 +174,10 @@ def roles_of(cls: type) -> tuple[type, ...]:
 
 
 def is_for_use(cls: type) -> bool:
-    """Return whether a class is a handler or a collaborator that is meant to be instantiated, not to be derived from.
+    """Return whether a class is a handler or a collaborator to instantiate, and not only a base class.
 
-    When a class is abstract by mistake, for example because its `handle` is misspelled, the class counts as meant to be
-    instantiated. This lets the rule `find_unbuildable` report the mistake.
+    A class that is abstract by mistake, such as a class with a misspelled `handle`, counts as a class to instantiate.
+    The rule `find_unbuildable` then reports the mistake.
     """
     roles = roles_of(cls)
     if not roles or cls in roles:

@@ -42,10 +42,10 @@ class EventFlow:
 def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]:
     """Return the event flows of a container, without calling any provider.
 
-    A publisher may publish three kinds of events: events that handlers and behaviors raise, event classes in the packages
-    of handlers and behaviors, and event classes in the imported `packages`. An event of the second kind is left out if the
-    container handles events of the same domain, because the domain then belongs to another application. A subscription
-    belongs to a consumer, and delivers the events that the consumer's mediator handles.
+    A publisher may publish the events that handlers and behaviors raise, and the events in the imported `packages`. A
+    publisher may also publish the events in the packages of handlers and behaviors. Exception: if the container handles
+    an event of the same domain, the domain belongs to another application. A subscription belongs to a consumer, and
+    delivers the events that the consumer's mediator handles.
     """
     graph = Graph(container)
     catalogs = {each: read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)}
@@ -99,7 +99,7 @@ def _names(events: Iterable[type]) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class EventEntry:
-    """An event class with its type on the wire (`wire`) and its uses, as far as the code shows the uses."""
+    """An event class, its type on the wire (`wire`), and its uses in the code. `keyed`: it has a `partition_key`."""
 
     event_class: type[DistributedEvent]
     wire: str
@@ -111,8 +111,8 @@ class EventEntry:
 def read_events(container: Any) -> list[EventEntry]:
     """Return the events that a container handles or raises, and the events declared in the packages of its handlers.
 
-    The events are sorted by type and version. A container that is a class raises a `ContainerError`, and an event
-    without a valid type raises a `DeclarationError`.
+    The events are sorted by type and version. If `container` is a class, a `ContainerError` is raised. If an event
+    has no valid type, a `DeclarationError` is raised.
     """
     check_instance(container)
     catalogs = [read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)]
@@ -138,7 +138,7 @@ def has_partition_key(event_class: type[DistributedEvent]) -> bool:
 def codec_in(container: Any) -> EventCodec | None:
     """Return the first codec that the container gives to a unit of work; `None` when no unit of work gets a codec.
 
-    An asynchronous provider of the codec raises a `ContainerError`.
+    If the provider of the codec is asynchronous, a `ContainerError` is raised.
     """
     for label, provider, _ in instances_of(container, UnitOfWork):
         codec = codec_argument(provider)

@@ -86,7 +86,7 @@ def _mentions(provider: Any) -> Iterator[Any]:
 
 
 def _needs_first(provider: Any, done: set[Any]) -> Iterator[Any]:
-    """Yield the providers that a provider mentions, directly or indirectly, then the provider itself, but none in `done`.
+    """Yield the providers that a provider mentions, at any depth, then the provider itself. Skip all in `done`.
 
     If `a` mentions `b`, and `b` mentions `c`, the order is `c`, `b`, `a`, even if `c` refers back to `a.provider`.
     """
@@ -136,7 +136,7 @@ def _circular(graph: Graph, cycle: list[Any]) -> Problem:
 
 
 def find_captives(graph: Graph) -> Iterator[Problem]:
-    """Yield a problem for each object that lives as long as the application, but holds an object of one dispatch."""
+    """Yield a problem for each object that outlives an object it holds, as in `Singleton(Service, Scoped(Session))`."""
     for provider in graph.calls:
         if not isinstance(provider, kinds.KEEPING) or provider.last_overriding is not None:
             continue
@@ -199,7 +199,7 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
 
 
 def _reason(provider: Any) -> str | None:
-    """Return why a provider does not return one object per scope; `None` if the provider does so, or calls a function."""
+    """Return why a provider does not give one object per scope; `None` if no reason is known."""
     if isinstance(provider, (*kinds.KEEPING, *kinds.OBJECTS)):
         return f"is given by a {type(provider).__name__}, which has one object for all dispatches"
     if (

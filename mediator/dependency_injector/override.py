@@ -120,10 +120,10 @@ def rewired(cls: ContainerClass) -> ContainerClass:
 
 
 def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[str], memo: dict[int, Any]) -> None:
-    """Copy the redeclared provider called `name`. Before that, copy the redeclared providers that it contains.
+    """Copy the redeclared provider called `name`, after the redeclared providers inside that provider.
 
-    Afterwards, `memo` maps each earlier provider (see `earlier_providers`) called `name` to the copy. A provider that is
-    copied later with this `memo` uses the copy instead of the earlier provider.
+    Then `memo` maps each earlier provider (see `earlier_providers`) called `name` to the copy. Providers that are
+    copied later with this `memo` use the copy instead of the earlier provider.
     """
     if name in begun:
         return
@@ -141,8 +141,8 @@ def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[
 def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
     """For the block, detach earlier providers (see `earlier_providers`) from the providers that they override.
 
-    Suppose that the earlier `clock` overrides `timer`. A copy of an attached `clock` would include a copy of `timer`. But
-    `timer` has to be copied after the block, so that the redeclared `clock` overrides the copy of `timer`.
+    Suppose that the earlier `clock` overrides `timer`. Copying `clock` would then copy `timer` too early. `timer` is
+    copied after the block instead, and the redeclared `clock` overrides the copy of `timer`.
     """
     overridden = [(provider, target) for provider in earlier for target in tuple(provider.overrides)]
     for provider, target in overridden:

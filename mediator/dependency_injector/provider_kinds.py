@@ -54,8 +54,8 @@ def is_provider(value: Any) -> bool:
 def is_in_place(provider: Any, memo: Any) -> bool:
     """Return whether `containers.copy` has put a provider in the place of the base class's provider of the same name.
 
-    Such a provider must not be copied. `containers.copy` would declare the copy under the name, while the inherited
-    providers use the original: there would be two mediators in a container, or two instances in a scope.
+    Such a provider must not be copied. The name would then mean the copy, but the inherited providers would use the
+    original. A container would have two mediators, or a scope two instances.
     """
     return any(each is provider for each in memo.values())
 

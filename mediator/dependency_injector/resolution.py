@@ -1,14 +1,14 @@
 """Resolution: compiles a provider into a faster function that returns the same objects.
 
-dependency-injector builds lists and dictionaries of arguments, and looks for futures among them, at every call. Once a
-`Factory` has found that none of its dependencies is asynchronous, this work is unnecessary: it is enough to call the
-factory's class with the injected objects. This direct call is compiled here, for providers that are exactly a `Factory`
-or a `Scoped`, and for a mediator. Providers of other kinds are not compiled, but called.
+At every call, a provider of dependency-injector builds lists and dictionaries of arguments, and looks for futures
+among the arguments. If no dependency of a `Factory` is asynchronous, this work is unnecessary: the factory's class can
+be called directly. Direct calls are compiled here, for providers that are exactly a `Factory` or a `Scoped`, and for a
+mediator. Providers of other kinds are called.
 
-Overriding a provider, at any depth, takes effect at once, because each call checks whether the provider is overridden, as
-the provider itself does. Checking the arguments of a provider, and whether it is asynchronous, would take too long at each
-call. Both are checked only before the first direct call after each `forget`. `forget` is called when a container starts or
-stops, when a resource has started, and around `override`.
+Overriding a provider, at any depth, takes effect at once, because each call checks whether the provider is overridden.
+Whether the provider is asynchronous, and whether its arguments have changed, is checked only once after each `forget`.
+A check at each call would take too long. `forget` is called when a container starts or stops, when a resource has
+started, and around `override`.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from mediator.scope import running_scope
 
 
 class _Generation:
-    """The time between two calls of `forget`, identified by the object `current`, which each `forget` replaces."""
+    """A generation is the time between two calls of `forget`. Each `forget` replaces `current`, which identifies it."""
 
     __slots__ = ("current",)
 
@@ -44,8 +44,8 @@ def forget() -> None:
 def forget_modes(container: Any) -> None:
     """Make every provider find out again whether it is asynchronous.
 
-    dependency-injector finds this out once, at the first call. As soon as a resource has started, the resource provides
-    a plain object. Providers that use this object no longer need futures, which makes them about twenty times as fast.
+    dependency-injector finds this out once, at the first call. A resource that has started provides a plain object, and
+    no future. Providers that use the resource then need no futures either, and are about twenty times as fast.
     """
     for provider in container.traverse():
         provider.reset_async_mode()
@@ -122,10 +122,7 @@ class _Shortcut:
 
 
 def _injections(provider: Any) -> list[Any]:
-    """Return everything that is injected by a provider, to be compared by identity.
-
-    If a keyword is replaced by an equal string that is another object, direct calls stop. This is slower, but not wrong.
-    """
+    """Return everything that a provider injects. The caller compares the items by identity."""
     args, kwargs, attributes = provider.args, provider.kwargs, provider.attributes
     return [provider.provides, len(args), *args, len(kwargs), *kwargs, *kwargs.values(), *attributes.values()]
 

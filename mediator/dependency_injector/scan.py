@@ -142,7 +142,7 @@ def _not_given(name: str, wanted: Any) -> Missing:
 def _meant(wanted: Any, candidates: Sequence[Candidate]) -> list[Candidate]:
     found = [each for each in candidates if any(_gives(each, member) for member in _members(wanted))]
     own = [each for each in found if "." not in each.name]
-    # Nested containers may have mediators, too. A handler gets the mediator of the container with the scan.
+    # A nested container may have a mediator, too. A handler gets the mediator of the container that declares the scan.
     return own if own and all(each.classes == (Mediator,) for each in found) else found
 
 

@@ -35,7 +35,7 @@ class Scoped(providers.Factory[T]):
 
     Calling the provider raises:
         ScopeError: No dispatch is running.
-        ScopeError: The dispatch has ended, and a task that outlived it calls the provider.
+        ScopeError: A task that has outlived its dispatch calls the provider.
         ContainerError: The provider was called with arguments, although the instance is shared by all its users.
     """
 

@@ -205,7 +205,7 @@ def _message_node(chart: Chart, application: Application, message: type) -> str:
 
 
 def _reachable(application: Application) -> Iterator[Pipeline]:
-    """Yield the pipelines of the chosen messages, of the messages that their handlers dispatch, and so on."""
+    """Yield the pipelines of the chosen messages, and of all messages that these pipelines dispatch, at any depth."""
     waiting, seen = list(application.messages), set[type]()
     chosen = len(waiting)
     for number, message in enumerate(waiting):  # the list grows during the loop

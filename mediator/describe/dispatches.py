@@ -1,9 +1,9 @@
 """Dispatches: finds the messages that a handler or a behavior sends, publishes or raises, as far as possible.
 
 The type annotations of a class do not show these messages. A class may declare them: `dispatches: ClassVar =
-(StudentEnrolled,)`. If a class declares none, the source code of its methods is analyzed, but not executed. If a method
-calls a message class, as in `StudentEnrolled(...)`, the message counts as dispatched. Messages that are created in
-other functions are not found, so the result is only a hint for the reader of a description.
+(StudentEnrolled,)`. If a class declares no messages, the source code of its methods is analyzed, but not executed. If a
+method calls a message class, as in `StudentEnrolled(...)`, the message counts as dispatched. Messages that are created
+in other functions are not found. The result is therefore only a hint for the reader of a description.
 """
 
 import ast

@@ -152,7 +152,7 @@ _SETS = msgspec.inspect.SetType | msgspec.inspect.FrozenSetType
 
 
 def _check_numbers(data: bytes, annotation: Any) -> None:
-    """Raise a `ValueError` if decoding would take very long, because too many numbers have colliding hashes.
+    """Raise a `ValueError` if too many numbers have colliding hashes, which would make decoding very slow.
 
     Only a type with mappings or sets of numbers is checked.
     """
@@ -169,7 +169,7 @@ def _hashes_numbers(annotation: Any) -> bool:
 
 @lru_cache(maxsize=1024)
 def _known_to_hash_numbers(annotation: Any) -> bool:
-    """Return whether a type contains a mapping whose keys, or a set whose members, are of a type not in `_SAFE`."""
+    """Return whether a type contains a mapping or set of keys that are not in `_SAFE`, such as `dict[int, str]`."""
     for part in _parts(msgspec.inspect.type_info(annotation)):
         if isinstance(part, msgspec.inspect.DictType) and not isinstance(part.key_type, _SAFE):
             return True

@@ -65,7 +65,7 @@ class _Definitions:
         self._owners: dict[str, object] = {}
 
     def name(self, cls: Any) -> str:
-        """Return a unique name within this schema for the class."""
+        """Return the name of a class, which is unique in this schema."""
         own = str(cls.__qualname__).replace("/", "_").replace("<locals>.", "")
         names = itertools.chain([own], (f"{own}-{number}" for number in itertools.count(2)))
         return next(name for name in names if self._owners.setdefault(name, cls) == cls)
@@ -81,7 +81,7 @@ def _schema(described: info.Type, definitions: _Definitions) -> Schema:
 
 
 def _zone(described: info.Type) -> Schema:
-    """Return `x-timezone`: true for a time that must have a zone, false for one that must have none; or nothing."""
+    """Return `{"x-timezone": True}` if a time must have a zone, `False` if a zone is not allowed; otherwise `{}`."""
     zone = getattr(described, "tz", None)
     return {} if zone is None else {"x-timezone": zone}
 

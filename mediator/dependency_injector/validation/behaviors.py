@@ -49,7 +49,7 @@ def find_behavior_faults(catalog: Catalog) -> Iterator[Problem]:
 
 
 def find_order_faults(registry: Registry) -> Iterator[Problem]:
-    """Yield the faults of behaviors that are in the wrong order, lack a needed behavior, conflict, or cannot keep responses.
+    """Yield the faults of behaviors: wrong order, missing or conflicting behaviors, and queries that cannot be cached.
 
     Each fault is yielded once, with the label of the behavior, and with one message as an example.
     """
@@ -300,8 +300,8 @@ def _is_asked(catalog: Catalog, kind: type, users: type[WorksWithCollaborators])
 def _never_asked_about(stream: type, collaborator: Binding) -> Iterator[Problem]:
     """Yield the problem that no behavior calls the collaborator for a stream request.
 
-    If the collaborator does not name the stream request, this is a problem only when the library has a stream behavior
-    for collaborators of this kind.
+    A `RequestPreProcessor[Any]` has no such problem: the library has no stream behavior for this kind of collaborator,
+    and the collaborator does not name the stream request.
     """
     asking = _OF_STREAMS.get(collaborator.kind)
     if asking is None and stream not in collaborator.messages:

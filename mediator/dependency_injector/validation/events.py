@@ -17,7 +17,7 @@ from mediator.errors import DeclarationError, Problem, misuse
 
 
 def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
-    """Return the event classes of an application, each with the label that a problem of the class gets.
+    """Return the event classes of an application, each with the label for problems of the class.
 
     The event classes are the handled classes, and the classes declared in packages with handlers. An event that is only
     declared gets the label `where`. Other packages do not count, since another application in the same repository may

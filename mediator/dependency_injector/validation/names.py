@@ -66,7 +66,7 @@ def find_contract_faults(container: Any, catalogs: Iterable[Catalog]) -> Iterato
     handled = [b for catalog in catalogs for b in catalog.handlers if b.kind is RequestHandler]
     for label, provider, cls in instances_of(container, RequestResponder):
         names: dict[str, Any] = {}
-        exposed = given_argument(provider, "exposes")  # for example a provider, whose classes cannot be read
+        exposed = given_argument(provider, "exposes")  # if this is a provider, its classes cannot be read
         for request_class in cast("Sequence[Any]", exposed) if isinstance(exposed, list | tuple) else ():
             subject = getattr(request_class, "__name__", cls.__name__)
             try:

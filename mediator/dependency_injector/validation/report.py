@@ -38,7 +38,7 @@ def validate(
 ) -> None:
     """Check a whole container, without calling anything in it.
 
-    It checks that:
+    The function checks that:
 
     - each request has exactly one handler, and each handler has a provider;
     - handlers and behaviors are async and say which messages they are for;

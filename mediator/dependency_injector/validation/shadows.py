@@ -135,10 +135,10 @@ def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
 
 
 def _nameless(container: Any, path: str) -> Iterator[Problem]:
-    """Yield a problem for each named provider if other providers seem to use a similar provider without a name instead.
+    """Yield a problem for each named provider, if other providers use a similar provider that has no name.
 
-    The provider without a name counts only if it provides a mediator, if several providers use it, or if it is a resource
-    or `Scoped` and no provider uses the named provider.
+    The nameless provider counts in three cases: it provides a mediator; or several providers use it; or it is a
+    resource or a `Scoped`, and no provider uses the named provider.
     """
     named = list(named_providers(container, path))
     current = {provider for _, provider in named}
@@ -180,7 +180,7 @@ def _assigned(now: Any, name: str, holders: Sequence[str], path: str) -> Problem
 
 
 def _held_by(provider: Any, named: Iterable[Any]) -> Iterator[Any]:
-    """Yield the providers that a provider contains, at any depth, but not the parts of contained providers in `named`."""
+    """Yield the providers that a provider contains, at any depth. The parts of providers in `named` are left out."""
     stops = set(named)
     seen: set[Any] = {provider}
     waiting = list(kinds.parts(provider))
