@@ -86,7 +86,7 @@ class _Stop:
 
 
 def _print_error(text: str) -> None:
-    """Print a text to standard error, and ignore failures, so that the process ends even if nobody can read the text."""
+    """Print a text to standard error. Failures are ignored: the process must end even if nobody can read the text."""
     with suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 

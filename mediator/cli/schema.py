@@ -36,7 +36,7 @@ async def upgrade_tables(container: Any, application: str | None = None) -> list
     """Upgrade the tables in every database of a container, and return each URL with the versions that were applied.
 
     `application` is the name under which the existing events were published. By default, the name is taken from the
-    outbox of each database, or from the publisher of the relay if the outbox has no name.
+    outbox of each database. If the outbox has no name, the name is taken from the publisher of the relay.
 
     Raises:
         SettingError: An upgrade needs the name, and no name is found.

@@ -70,7 +70,7 @@ async def compare_topology(container: Any, packages: Iterable[str], *, timeout: 
     """Compare the streams and consumers that a container needs with those on its brokers, and change nothing.
 
     Only the resources that the container's publishers and subscriptions need are started. `packages` are the names of
-    imported packages with further event classes, and `timeout` is how long to wait for each broker, in seconds.
+    imported packages with further event classes. `timeout` is the time to wait for each broker, in seconds.
     """
 
     async def compare(api: JetStreamApi, topology: Topology) -> BrokerReport:

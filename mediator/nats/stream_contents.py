@@ -205,8 +205,8 @@ _PAUSE = 0.2
 class NatsStreamContents(StreamContents):
     """Lists the events of a stream from the headers of its messages.
 
-    The headers are read through a consumer, which is deleted when reading ends. The application's user at the broker
-    must be allowed to create, pull from and delete consumers of the stream, and to request the stream's state.
+    The headers are read through a consumer, which is deleted when reading ends. The application's user needs
+    permission to create, pull from and delete consumers of the stream, and to request the stream's state.
     """
 
     def __init__(self, connection: NatsConnection, *, prefix: str) -> None:

@@ -38,7 +38,7 @@ def checked_inbox_prefix(prefix: str) -> str:
 def new_inbox(client: Client) -> str:
     """Return an unguessable subject for answers, which begins with the `inbox_prefix` of the connection.
 
-    The last token is random. nats-py would number the inboxes, so that whoever knows one inbox could guess the others.
+    The last token is random. nats-py would number the inboxes, so that whoever knows one inbox could guess the next.
     """
     prefix = client.new_inbox().rpartition(".")[0]
     return f"{prefix}.{secrets.token_hex(16)}"

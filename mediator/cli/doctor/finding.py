@@ -78,7 +78,7 @@ async def examine(
 ) -> list[Finding]:
     """Run checks at the same time, and return their findings in the order of the checks.
 
-    When a check raises or takes longer than `timeout` seconds, a fault is added to the findings that the check has yielded.
+    If a check raises or takes longer than `timeout` seconds, its findings so far are kept, and a fault is added.
     """
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(_run(installation, check, timeout)) for check in checks]

@@ -91,7 +91,7 @@ class Inspection:
         server_version: The version of the connected server; empty when there is no connection.
         max_payload: The maximum size of a message in bytes, headers included.
         jetstream: Whether JetStream answers; `None` when JetStream could not be asked.
-        sync_always: Whether the server writes through to its disk before it acknowledges (`sync_interval: always`).
+        sync_always: Whether the server acknowledges a message only after writing it to disk (`sync_interval: always`).
             Only the server's monitoring reports this setting.
         streams: The wanted streams that exist.
         consumers: The wanted consumers that exist.

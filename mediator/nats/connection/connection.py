@@ -1,8 +1,8 @@
 """NatsConnection: the connections of one application to a NATS broker, one for publishing and one for consuming.
 
 Each connection has a client that reads the credentials again at every connect and reconnect. nats-py's own
-authentication is not used: nats-py keeps the public key of the first connect, hangs on a credentials file without a
-JWT, and sends the password unencrypted when the server does not offer TLS.
+authentication is not used. nats-py keeps the public key of the first connect, and hangs on a credentials file without a
+JWT. When the server does not offer TLS, nats-py sends the password unencrypted.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class AuthenticatedClient(HookedClient):
         self._on_any_denied.append(act)
 
     def refused(self, reason: str) -> None:
-        """Call the listeners if the text of an error of the server (`reason`) says that a message was refused."""
+        """Call the listeners if `reason`, the text of an error, says that the server has refused a message."""
         denied = _DENIED.search(reason)
         if denied is not None:
             if denied[1].startswith(_API):  # if inboxes were added, too, the set would grow without limit

@@ -88,8 +88,8 @@ class SendWindow:
 class InFlight:
     """Sends messages in order, and keeps at most one message of each partition key in flight.
 
-    The number and size of the messages in flight are limited for each domain. nats-py's limit of its buffer is not used,
-    because nats-py would then swallow cancellations. A stream that does not answer delays only messages for this stream,
+    The number and size of the messages in flight are limited for each domain. nats-py's own buffer limit is not used:
+    with this limit, nats-py swallows cancellations. A stream that does not answer delays only messages for this stream,
     and later messages with the same partition keys.
 
     When a message was not stored, later messages with the same key are not sent: they would overtake this message.

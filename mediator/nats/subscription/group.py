@@ -114,7 +114,7 @@ class ConsumerGroup:
         """Make sure that one consumer exists and has the right settings; raise the errors of `ensure_consumer`."""
         wanted = replace(settings, deliver=self._begun.get(settings.name, self._start))
         begun = await ensure_consumer(client, self.stream, wanted, broker=broker, provision=self._provision)
-        self._begun.setdefault(settings.name, begun)  # a consumer that replaces a deleted consumer starts there
+        self._begun.setdefault(settings.name, begun)  # a consumer that replaces a deleted consumer starts at `begun`
 
     def _consumer(self, name: str, partition: str) -> ConsumerSettings:
         return ConsumerSettings(

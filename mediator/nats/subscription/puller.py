@@ -220,8 +220,8 @@ class Puller:
     One task sets up the consumers at the start, and again after an error. A second task sends requests to the consumers
     that are set up. An error of one consumer does not delay the other consumers.
 
-    In this process, each consumer has at most `limit` unacknowledged deliveries, and `slots` limits the deliveries of
-    all consumers together. `arrived` is called with each delivery.
+    In this process, each consumer has at most `limit` unacknowledged deliveries. `slots` limits the deliveries of all
+    consumers together. `arrived` is called with each delivery.
     """
 
     def __init__(

@@ -47,13 +47,13 @@ class NatsEventSubscription(EventSubscription):
         settings: How missing streams are created. An existing stream with other settings is still consumed, and the
             difference is logged. With `ordering="key"`, however, the stream must have `settings.partitions` partitions.
         ack_wait: How long the broker waits for an acknowledgement before redelivering an event, in seconds. The default
-            is 30 s, or 10 s with `ordering="key"`. When a process of an ordered group dies while it handles an event,
-            the broker delivers no event of the same partition before this time is over.
+            is 30 s, or 10 s with `ordering="key"`. If a process of an ordered group dies while handling an event, all
+            events of the same partition wait until this time is over.
         start: Which events a new group receives: `"all"` events that the stream still has, only `"new"` events, or only
             the events since the given time. An existing group continues where the group stopped.
-        max_ack_pending: The maximum number of events of each stream that are delivered and not yet acknowledged, in all
-            processes of the group together. Events that wait for a retry count as not acknowledged. At the maximum, no
-            further event is delivered. With `ordering="key"`, the maximum is always one event for each partition.
+        max_ack_pending: The maximum number of unacknowledged events of each stream, in all processes of the group
+            together. Events that wait for a retry count as unacknowledged. At the maximum, no further event is
+            delivered. With `ordering="key"`, the maximum is always one event for each partition.
         application: The name of this application, which is stored in the consumers of the group. Another application
             with the same group name is refused, because the broker would deliver each event to only one of the two
             applications. By default, the event consumer takes the name from the outbox in its database, if there is an
