@@ -30,7 +30,7 @@ _DEEPEST = 5
 
 
 class Logger:
-    """Writes lines to the structlog logger `mediator`, with the configuration that structlog has when the line is written.
+    """Writes lines to the structlog logger `mediator`, with structlog's configuration at the time of writing.
 
     A line that cannot be written is lost and counted; no error is raised. Before the next line that can be written, an
     additional line says how many lines were lost, and why. No field has a name that the standard library's `LogRecord`

@@ -22,8 +22,8 @@ class PydanticCodec(SchemaCodec):
     Events are validated as strictly as their class is configured. Events of a class that pydantic does not support can
     be neither encoded nor decoded.
 
-    The configuration of a model decides what happens to unknown fields. With `extra="forbid"`, an event with a field
-    that the producer has added cannot be decoded.
+    The configuration of a model decides what happens to unknown fields. With `extra="forbid"`, an event with an
+    unknown field cannot be decoded.
     """
 
     content_type = "application/json"
@@ -91,9 +91,9 @@ class PydanticCodec(SchemaCodec):
 
 
 def _has_hashed_numbers(schema: Any) -> bool:
-    """Return whether a pydantic schema contains a mapping or set of keys other than texts, such as `dict[int, str]`.
+    """Return whether a schema contains a type that hashes values other than texts: `dict[int, str]`, `set[int]`.
 
-    Numbers as keys are a risk: a sender could choose numbers whose hashes collide.
+    Hashed numbers are a risk: a sender could choose numbers whose hashes collide.
     """
     if isinstance(schema, list | tuple):
         return any(map(_has_hashed_numbers, cast("list[Any]", schema)))

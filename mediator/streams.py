@@ -165,7 +165,7 @@ class Stream(Generic[T]):
     def _stay_last(self, frame: Frame) -> None:
         """Move the exit callback of the stream to the end of the list, because the last callback is called first.
 
-        The callbacks before it close resources that the handler may still need in its `finally`.
+        The remaining callbacks close resources that the handler may still need in its `finally`.
         """
         exits = frame.scope.exits if not frame.owner else None
         if exits and exits[-1] != self._close_with_scope:

@@ -31,7 +31,7 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
 
     A message that is dispatched inside another message does not count. Otherwise outer messages could hold all slots
     while their inner messages wait for a slot forever. If the limit is reached inside a running transaction, the
-    message is refused at once. During a wait, the transaction could lock the database.
+    message is refused at once. A waiting transaction could lock the database.
 
     Args:
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. The context

@@ -88,7 +88,7 @@ _SETTLED = (CommittedError, CommitOutcomeUnknownError)
 
 
 class RequestExceptionProcessorBehavior(CollaboratorBehavior):
-    """Calls the `RequestExceptionHandler`s of a failed request. A handler may turn the error into a response.
+    """Lets the `RequestExceptionHandler`s of a failed request turn the error into a response.
 
     The work of the failed request is rolled back before the exception handlers are called. If this behavior is before
     the transaction behavior in the list, the whole transaction is rolled back. Errors of the commit are then handled,

@@ -24,7 +24,7 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
     applies to all attempts together; if it is after the retry behavior, to each attempt.
 
     A commit is never interrupted. When the time is up during a commit, the commit continues, for at most the unit of
-    work's `commit_timeout`. The error then says that the command has committed.
+    work's `commit_timeout`. The error then tells the outcome of the commit.
 
     Args:
         seconds: The longest time that the rest of the pipeline may take, in seconds.

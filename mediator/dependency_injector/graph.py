@@ -86,9 +86,9 @@ def _mentions(provider: Any) -> Iterator[Any]:
 
 
 def _needs_first(provider: Any, done: set[Any]) -> Iterator[Any]:
-    """Yield the providers that a provider mentions, at any depth, then the provider itself. Skip all in `done`.
+    """Yield the providers that a provider mentions, at any depth, then the provider itself.
 
-    If `a` mentions `b`, and `b` mentions `c`, the order is `c`, `b`, `a`, even if `c` refers back to `a.provider`.
+    If `a` mentions `b`, and `b` mentions `c`, the order is `c`, `b`, `a`. Providers in `done` are left out.
     """
     if provider in done:
         return
@@ -153,7 +153,7 @@ def find_captives(graph: Graph) -> Iterator[Problem]:
 def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
     """Return the shortest chain of calls from `keeper` to a `Scoped`, without `keeper`; empty when there is no chain.
 
-    A chain does not lead through another provider that keeps its object: `find_captives` checks that provider separately.
+    A chain ends at any other provider that keeps its object. `find_captives` checks that provider separately.
     """
     before: dict[Any, Any] = dict.fromkeys(graph.calls[keeper], keeper)
     waiting = list(before)

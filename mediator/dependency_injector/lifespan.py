@@ -124,7 +124,7 @@ Ask = Callable[[Any], Awaitable[Any]]
 
 @asynccontextmanager
 async def opened(container: Any) -> AsyncGenerator[Ask]:
-    """Yield a function that returns the object of a provider, and first starts the resources that the object needs.
+    """Yield a function that starts the resources which a provider needs, and then returns the provider's object.
 
     At the end of the block, all running resources are stopped, even resources that were started in another way, such as by
     `container.init_resources()`. Neither workers nor mediators are started.

@@ -130,7 +130,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
         return self._mediator
 
     def _read(self, *, late: bool = False) -> Registry:
-        """Return a new registry. With `late`, also check the handlers, since some may have been added after `validate`."""
+        """Return a new registry. With `late`, also check handlers, which may have been added after `validate`."""
         catalog = read_catalog(self.container, self._behaviors)
         problems = [*catalog.problems, *(find_handler_faults(catalog) if late else ())]
         if problems:

@@ -25,7 +25,7 @@ from mediator.scope import running_scope
 
 
 class _Generation:
-    """A generation is the time between two calls of `forget`. Each `forget` replaces `current`, which identifies it."""
+    """A generation is the time between two calls of `forget`. Each generation has another object `current`."""
 
     __slots__ = ("current",)
 

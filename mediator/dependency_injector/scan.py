@@ -304,7 +304,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
             handlers = HandlerScan("shop.students", "shop.billing")
 
     The scan finds handlers of every kind, functions decorated with `as_handler` or `as_sync_handler`, and the
-    collaborators of behaviors, which are validators, authorizers and processors. A handler is found in the module that
+    collaborators of behaviors (validators, authorizers and processors). A handler is found in the module that
     defines the handler, even inside a class. Found classes are sorted by the order of the given packages, then by the names
     of modules, then by the order of definition in a module.
 
