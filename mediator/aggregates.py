@@ -1,4 +1,4 @@
-"""AggregateRoot: an entity that records domain events. Its unit of work publishes the events before the commit."""
+"""AggregateRoot: an entity that records domain events. The unit of work publishes the events before the commit."""
 
 import itertools
 import weakref

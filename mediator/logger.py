@@ -4,8 +4,8 @@ A full disk, a broken structlog processor or an unreachable collector must not a
 Errors of logging are counted, and the count is logged as soon as logging works again. No other file of this package
 creates a structlog logger.
 
-A line often contains foreign text, such as the type of an unknown event, a subject or the text of an error, so every
-text in a line is made printable here, and is cut if it is too long.
+A line often contains foreign text, such as the type of an unknown event, a subject or the text of an error. Every text
+in a line is therefore made printable here, and is cut if it is too long.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Owner: the event loop to which an object belongs. This module also starts tasks that belong to no dispatch.
 
-A task keeps a copy of the context variables that were set when the task was created. If a connection is opened while a
-command is handled, the tasks of the connection would keep the command, the tenant and the log fields in memory until
-the connection is closed. To prevent this, the tasks of connections are started in an empty context.
+A task keeps a copy of the context variables that were set when the task was created. Suppose that a connection is
+opened while a command is handled. The tasks of the connection would keep the command, the tenant and the log fields in
+memory until the connection is closed. To prevent this, the tasks of connections are started in an empty context.
 """
 
 import asyncio

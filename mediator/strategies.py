@@ -75,8 +75,8 @@ class Concurrent(PublishStrategy):
     """Runs all handlers concurrently, each in a separate task, scope and transaction.
 
     Every handler runs to its end, even if other handlers fail. A single error is raised unchanged, several errors as an
-    `ExceptionGroup`. The handlers' transactions would commit even if an outer transaction rolled back, so this strategy
-    cannot be used inside a unit of work.
+    `ExceptionGroup`. The handlers' transactions would commit even if an outer transaction rolled back. This strategy
+    can therefore not be used inside a unit of work.
 
     Attributes:
         limit: The largest number of handlers that run at the same time; `None` for no limit.

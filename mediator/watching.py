@@ -1,8 +1,8 @@
 """Watching: checks that a behavior has awaited every `call_next()` before the behavior returns.
 
 Watching takes time, so a behavior is not watched if its bytecode shows that the behavior awaits each `call_next()`.
-When a watched behavior returns, the coroutines of its `call_next()` must have ended: a coroutine that has not begun
-would never run, and a running coroutine would continue in a closed scope.
+When a watched behavior returns, the coroutines of its `call_next()` must have ended. A coroutine that has not begun
+would never run. A running coroutine would continue in a closed scope.
 """
 
 import asyncio

@@ -239,9 +239,9 @@ class RateLimitBehavior(LimitBehavior[Message]):
 
     Make this behavior a `Singleton`, because it counts the messages. Without a type argument it applies to all
     requests. To limit only some messages, derive a class: `class MailLimit(RateLimitBehavior[SendMail])`. A message
-    to which several limits apply must pass all of them. Place this behavior inside authorization, so that unauthorized
-    messages use no tokens, and outside the unit of work. If this behavior is outside retry, a message uses one token;
-    if this behavior is inside retry, each attempt uses one token.
+    to which several limits apply must pass all of them. Place this behavior inside authorization and outside the unit
+    of work. Unauthorized messages then use no tokens. Outside retry, a message uses one token. Inside retry, each
+    attempt uses one token.
 
     Args:
         limit: The average number of messages that are let through in a period.

@@ -75,8 +75,7 @@ class RequestExceptionAction(Collaborator, Generic[Request_contra, Error_contra]
     """Acts on errors, if the list of behaviors has a `RequestExceptionActionProcessorBehavior`.
 
     The error is always raised again. All matching actions run, in the same order as `RequestExceptionHandler`s. When an
-    action itself fails, its failure is added to the original error as a note, and the sender still gets the original
-    error.
+    action itself fails, its failure becomes a note on the original error. The sender still gets the original error.
     """
 
     @abstractmethod
@@ -128,7 +127,7 @@ class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
     """Runs the `RequestExceptionAction`s of a request on its errors, and raises the errors again.
 
     No action runs for a cancellation. If this behavior is before the `RequestExceptionProcessorBehavior` in the list,
-    actions run only for errors that no exception handler has turned into a response. If it is after the
+    actions run only for errors that no exception handler has turned into a response. If this behavior is after the
     `RequestExceptionProcessorBehavior`, actions run for all errors. Place this behavior before the transaction
     behavior, so that the writes of an action are not rolled back.
     """
@@ -186,8 +185,8 @@ def _distance(error_types: tuple[type, ...], raised: type) -> int:
 class RequestPreProcessorBehavior(CollaboratorBehavior):
     """Runs every `RequestPreProcessor` of a request, one after the other, and then the rest of the pipeline.
 
-    Place this behavior inside authorization and validation. If it is after the transaction behavior in the list,
-    everything that the processors write is committed or rolled back with the command.
+    Place this behavior inside authorization and validation. If this behavior is after the transaction behavior in the
+    list, the writes of the processors are committed or rolled back with the command.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestPreProcessor,)

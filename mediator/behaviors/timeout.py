@@ -19,9 +19,9 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
     messages, derive a class: `class ReportTimeout(TimeoutBehavior[MakeReport])`. If several timeouts match a message,
     only the most specific one applies.
 
-    If this behavior is before the transaction behavior in the list, the limit includes the commit; if it is after the
-    transaction behavior, the limit ends before the commit. If this behavior is before the retry behavior, the limit
-    applies to all attempts together; if it is after the retry behavior, to each attempt.
+    A timeout before the transaction behavior in the list includes the commit. A timeout after the transaction behavior
+    ends before the commit. A timeout before the retry behavior limits all attempts together. A timeout after the retry
+    behavior limits each attempt.
 
     A commit is never interrupted. When the time is up during a commit, the commit continues, for at most the unit of
     work's `commit_timeout`. The error then tells the outcome of the commit.

@@ -126,8 +126,8 @@ Ask = Callable[[Any], Awaitable[Any]]
 async def opened(container: Any) -> AsyncGenerator[Ask]:
     """Yield a function that starts the resources which a provider needs, and then returns the provider's object.
 
-    At the end of the block, all running resources are stopped, even resources that were started in another way, such as by
-    `container.init_resources()`. Neither workers nor mediators are started.
+    At the end of the block, all running resources are stopped. This includes resources that were started in another
+    way, such as by `container.init_resources()`. Neither workers nor mediators are started.
     """
     async with _resources(container) as resources:
 

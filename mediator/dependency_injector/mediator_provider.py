@@ -28,7 +28,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     Each container *instance* has a mediator of its own. This also holds for derived, nested and copied containers. The
     mediator refuses messages until `lifespan(container)` has started it. Overriding the list of behaviors takes effect
-    when the mediator is next resolved; overriding a handler or a behavior takes effect at the next dispatch.
+    when the mediator is next resolved. Overriding a handler or a behavior takes effect at the next dispatch.
 
     Args:
         behaviors: The behaviors, outermost first: `providers.List(...)`, a `Dependency` on such a list, or a sequence

@@ -98,11 +98,11 @@ def rewired(cls: ContainerClass) -> ContainerClass:
         class PooledContainer(AppContainer):
             engine = providers.Resource(open_pooled_engine, AppContainer.config.database.url)
 
-    Without the decorator, the unit of work that `AppContainer` declares keeps using the engine of `AppContainer`,
-    because providers keep the arguments they were made with. A redeclared provider may wrap the provider of the base class:
+    Without the decorator, the unit of work that `AppContainer` declares keeps using the engine of `AppContainer`: a
+    provider keeps the arguments it was made with. A redeclared provider may wrap the provider of the base class:
     `clock = providers.Factory(SlowClock, AppContainer.clock)`. The base class is not changed.
 
-    `@containers.copy(AppContainer)` does not fit here, because `PooledContainer` would open two engines: `container.engine`
+    `@containers.copy(AppContainer)` does not fit here: `PooledContainer` would open two engines. `container.engine`
     would provide one engine, and the inherited providers would use a second engine.
     """
     container: Any = cls

@@ -149,7 +149,7 @@ def _meant(wanted: Any, candidates: Sequence[Candidate]) -> list[Candidate]:
 def _gives(candidate: Candidate, wanted: Any) -> bool:
     """Return whether all classes of a provider derive from the wanted class.
 
-    A class that only has the methods of a protocol does not count, since a class may have these methods by chance.
+    A class may have the methods of a protocol by chance. Only a class that derives from the protocol counts.
     """
     cls = _choosing_class(wanted)
     if cls is None:
@@ -304,9 +304,9 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
             handlers = HandlerScan("shop.students", "shop.billing")
 
     The scan finds handlers of every kind, functions decorated with `as_handler` or `as_sync_handler`, and the
-    collaborators of behaviors (validators, authorizers and processors). A handler is found in the module that
-    defines the handler, even inside a class. Found classes are sorted by the order of the given packages, then by the names
-    of modules, then by the order of definition in a module.
+    collaborators of behaviors (validators, authorizers and processors). A handler is found in the module that defines
+    the handler, even inside a class. Found classes are in the order of the given packages. Within a package, the
+    classes are sorted by the names of modules, and within a module by the order of definition.
 
     The scan leaves out:
 

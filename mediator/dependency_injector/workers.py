@@ -52,8 +52,8 @@ def workers_of(container: Any) -> list[tuple[str, Any]]:
 async def running(workers: Sequence[tuple[str, Any]], drain_timeout: float) -> AsyncGenerator[None]:
     """Run workers concurrently with the body.
 
-    At the end of the body, or when a worker fails, all workers are cancelled, and have `drain_timeout` seconds to
-    finish their current work. A worker that fails cancels the body.
+    At the end of the body, or when a worker fails, all workers are cancelled. The workers then have `drain_timeout`
+    seconds to finish their current work. A worker that fails cancels the body.
 
     Raises:
         Exception: The error of a worker, with a note that names the worker, or the error of the body. Several errors are

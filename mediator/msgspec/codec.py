@@ -14,7 +14,7 @@ from mediator.msgspec.schema import schema_of
 E = TypeVar("E", bound=DistributedEvent)
 
 _DECLARED = ("__dataclass_fields__", "__attrs_attrs__", "__struct_fields__")
-"""msgspec knows the fields of a class that has one of these attributes: a dataclass, an attrs class or a Struct."""
+"""A dataclass, an attrs class or a Struct has one of these attributes. msgspec knows the fields of such a class."""
 _NO_FIELDS = "its class has no fields that msgspec knows; make it a dataclass"
 
 

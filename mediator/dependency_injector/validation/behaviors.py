@@ -65,7 +65,7 @@ def find_without_unit_of_work(container: Any, graph: Graph, catalog: Catalog) ->
     """Yield a problem for each command that runs in no unit of work, but seems to need one.
 
     A command seems to need a unit of work if the container has a `DistributedUnitOfWorkBehavior`, or if the handler of
-    the command gets a unit of work. In a container with an `EventConsumer`, the handler is not looked at, since an event
+    the command gets a unit of work. In a container with an `EventConsumer`, the handler is not looked at: an event
     handler may send the command in the transaction of the consumer.
     """
     transactions = _has(container, DistributedUnitOfWorkBehavior)
@@ -300,8 +300,8 @@ def _is_asked(catalog: Catalog, kind: type, users: type[WorksWithCollaborators])
 def _never_asked_about(stream: type, collaborator: Binding) -> Iterator[Problem]:
     """Yield the problem that no behavior calls the collaborator for a stream request.
 
-    A `RequestPreProcessor[Any]` has no such problem: the library has no stream behavior for this kind of collaborator,
-    and the collaborator does not name the stream request.
+    A `RequestPreProcessor[Any]` has no such problem. The collaborator does not name the stream request, and the library
+    has no stream behavior for this kind of collaborator.
     """
     asking = _OF_STREAMS.get(collaborator.kind)
     if asking is None and stream not in collaborator.messages:

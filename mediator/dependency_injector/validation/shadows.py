@@ -4,7 +4,7 @@ In dependency-injector, a derived container class or an assignment can give a na
 is called the earlier provider here. All providers that were made with the earlier provider keep using it: in a base class,
 `enroll = Factory(EnrollHandler, mediator)` keeps using the mediator of the base class.
 
-Redeclared names are looked for in container classes, because a base class and the classes derived from it share the same
+Redeclared names are looked for in container classes. A base class and the classes derived from it share the same
 provider objects, whereas instances of containers have copies.
 """
 
@@ -137,8 +137,8 @@ def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
 def _nameless(container: Any, path: str) -> Iterator[Problem]:
     """Yield a problem for each named provider, if other providers use a similar provider that has no name.
 
-    The nameless provider counts in three cases: it provides a mediator; or several providers use it; or it is a
-    resource or a `Scoped`, and no provider uses the named provider.
+    The nameless provider counts if it provides a mediator, or if several providers use it. A nameless resource or
+    `Scoped` also counts if no provider uses the named provider.
     """
     named = list(named_providers(container, path))
     current = {provider for _, provider in named}
