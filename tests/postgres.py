@@ -36,6 +36,19 @@ INSTALL = (
     "of another one's binaries."
 )
 _POLL = 0.01
+_EMPTY = """
+DO $$
+DECLARE schema text;
+BEGIN
+    PERFORM pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid();
+    FOR schema IN SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', schema);
+    END LOOP;
+    CREATE SCHEMA public;
+END
+$$
+"""
 _STOPS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
@@ -64,6 +77,7 @@ class PostgresServer:
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
+        self._empty: list[str] = []
 
     async def __aenter__(self) -> Self:
         try:
@@ -155,6 +169,7 @@ class PostgresServer:
         if self._directory is not None:
             self._remove(self._directory)
             self._directory = None
+            self._empty.clear()
 
     def _remove(self, directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
@@ -171,16 +186,25 @@ class PostgresServer:
             await connection.close()
 
     @asynccontextmanager
-    async def database(self, template: str = "template1") -> AsyncIterator[str]:
-        """Yield the URL of a new database, a copy of `template`. At the end it is dropped and its connections are closed."""
-        name = f"test_{uuid.uuid4().hex[:12]}"
-        await self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    async def database(self) -> AsyncIterator[str]:
+        """Yield the URL of an empty database. At the end its connections are closed, and the next caller gets it emptied.
+
+        To empty a database takes a tenth of the time that `CREATE DATABASE` and `DROP DATABASE` take.
+        """
+        name = self._empty.pop() if self._empty else await self._create_database()
         try:
             yield self.url(name)
         finally:
             if self.pid is not None:
                 self.resume()
-                await self.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+                await self.execute(f'ALTER DATABASE "{name}" RESET ALL')
+                await self.execute(_EMPTY, name)
+                self._empty.append(name)
+
+    async def _create_database(self) -> str:
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        await self.execute(f'CREATE DATABASE "{name}"')
+        return name
 
     def _each_process(self) -> Iterator[psutil.Process]:
         """Yield the postmaster and then its children, because a frozen postmaster starts no further children."""

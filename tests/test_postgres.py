@@ -72,6 +72,26 @@ async def test_databases_of_one_server_are_isolated(postgres: PostgresServer) ->
             await connection.close()
 
 
+async def test_a_database_is_empty_and_has_no_settings_and_connections_of_the_test_before(server: PostgresServer) -> None:
+    async with server.database() as url:
+        connection = await asyncpg.connect(url)
+        await connection.execute("CREATE TABLE mine (number int); CREATE SCHEMA other; CREATE TABLE other.mine (number int)")
+        await connection.execute("CREATE FUNCTION two() RETURNS int LANGUAGE sql AS 'SELECT 2'")
+        await connection.execute(f'ALTER DATABASE "{url.rpartition("/")[2]}" SET default_transaction_read_only = on')
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("INSERT INTO mine VALUES (1)")
+    async with server.database() as again:
+        assert again == url
+        connections = await server.execute(f"SELECT 1 FROM pg_stat_activity WHERE datname = '{url.rpartition('/')[2]}'")
+        assert connections == []
+        await server.execute("CREATE TABLE mine (number int)", again.rpartition("/")[2])
+        schemas = "SELECT nspname FROM pg_namespace WHERE oid >= 16384 OR nspname = 'public'"
+        assert [row[0] for row in await server.execute(schemas, again.rpartition("/")[2])] == ["public"]
+        assert await server.execute("SELECT 1 FROM pg_proc WHERE proname = 'two'", again.rpartition("/")[2]) == []
+    connection.terminate()
+
+
 OWNER = """
 import asyncio, psutil
 from tests.postgres import PostgresServer
