@@ -75,7 +75,7 @@ async def check(messages: list[Any]) -> None:
 
 
 @pytest.mark.timeout(600)  # half a minute of processor time; a busy machine may take much longer
-@settings(max_examples=800, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(programs())
 def test_order_scopes_and_committed_effects_equal_those_of_the_reference_model(messages: list[Any]):
     with capture_logs():
