@@ -41,7 +41,7 @@ CONFIGURATIONS: Kinds = (providers.Configuration,)
 OPTIONS: Kinds = (providers.ConfigurationOption,)
 SETTINGS: Kinds = (*CONFIGURATIONS, *OPTIONS)
 PLACEHOLDERS: Kinds = (providers.Self, providers.DependenciesContainer)
-"""Providers of a container, not of an object in a container."""
+"""Providers that stand for a whole container, not for an object in a container."""
 
 _RESOLVES_NOTHING: Kinds = (*DELEGATES, *SETTINGS, *CONTAINERS, *PLACEHOLDERS, providers.Aggregate)
 
@@ -52,10 +52,10 @@ def is_provider(value: Any) -> bool:
 
 
 def is_in_place(provider: Any, memo: Any) -> bool:
-    """Return whether `containers.copy` has put a provider in the place of the base class's provider of the same name.
+    """Return whether `provider` replaces a provider of the base class. `containers.copy` enters replacements in `memo`.
 
-    Such a provider must not be copied. The name would then mean the copy, but the inherited providers would use the
-    original. A container would have two mediators, or a scope two instances.
+    A replacement must not be copied. If it were copied, its name would mean the copy, but the inherited providers would
+    use the replacement itself. A container would have two mediators, or a scope two instances.
     """
     return any(each is provider for each in memo.values())
 

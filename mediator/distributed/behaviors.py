@@ -46,8 +46,8 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         delivery: `"outbox"` cannot lose an event. `"direct"` needs no relay, but loses events if the process dies
             or the broker is unavailable right after the commit.
         isolation: The isolation level of the transaction; `None` for the database's default.
-        after_commit_timeout: The longest time that direct delivery may take, in seconds. The calls that waited for the
-            commit run afterwards, and together may take as long again.
+        after_commit_timeout: The longest time that direct delivery may take, in seconds. The `after_commit` calls run
+            after the delivery. All of them together may take this time once more.
     """
 
     one_of: ClassVar[str | None] = "unit of work"

@@ -16,8 +16,8 @@ class CommittedError(MediatorError, RuntimeError):
 
     Attributes:
         transaction_id: The id of the unit of work, or of the last unit of work if several were committed in the scope.
-        response: The response that the command would have returned: the response of the handler, or a replacement
-            that a behavior outside the transaction had made before the failure.
+        response: The response that the command would have returned. This is the handler's response, unless a behavior
+            outside the transaction had already replaced it when the failure occurred.
         message: The message for which the unit of work was begun; `None` when it is unknown.
     """
 
@@ -64,7 +64,7 @@ class AfterCommitError(CommittedError):
 
     Attributes:
         notifications: The notifications to publish again. Their own unit of work was not committed, or they were not
-            published in time. Failed notifications that a committed notification had added are included.
+            published in time. A notification may have been raised by a handler of another, committed notification.
         errors: All errors after the commit, including errors in publishing the events with direct delivery.
     """
 

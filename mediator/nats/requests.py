@@ -130,7 +130,7 @@ class NatsRequestChannel(RequestChannel):
             forget()
             forget_denial()
         if not message.data and (message.headers or {}).get("Status") == "503":
-            raise PublisherUnavailableError(self.place, "no application answers to its name")
+            raise PublisherUnavailableError(self.place, "no application serves requests of this name")
         return message
 
     def serve(self, names: Collection[str], /, *, waiting: int) -> AbstractAsyncContextManager[IncomingCalls]:

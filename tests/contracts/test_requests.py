@@ -132,7 +132,7 @@ async def test_a_request_returns_the_response_of_the_handler_in_the_other_applic
 
 async def test_a_request_that_no_application_answers_fails_at_once(channels):
     sender = RemoteSender(await channels(), timeout=30)
-    with pytest.raises(RemoteUnavailableError, match="no application answers to its name") as caught:
+    with pytest.raises(RemoteUnavailableError, match="no application serves requests of this name") as caught:
         async with asyncio.timeout(10):
             await sender.send(FindAdvisor("Grace"))
     assert caught.value.request == FindAdvisor("Grace")

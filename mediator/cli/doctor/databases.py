@@ -175,7 +175,8 @@ def _postgresql_faults(label: str, settings: dict[str, str]) -> Iterator[Finding
     if settings["isolation"] != "read committed":
         problem = f"transactions are {settings['isolation'].upper()} by default"
         remedy = (
-            "Set default_transaction_isolation = 'read committed' and isolation= of behaviors that need a higher level."
+            "Set default_transaction_isolation = 'read committed' on the server. Pass a higher level as isolation= to the "
+            "behaviors that need it."
         )
         text = f"{problem}: inbox and outbox rely on READ COMMITTED, and higher levels can fail to serialize"
         yield warning("isolation-level", label, text, remedy)

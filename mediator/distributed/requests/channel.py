@@ -49,7 +49,7 @@ class RemoteReply:
     Attributes:
         status: How the request ended.
         data: The encoded response, in bytes, when the status is `OK`.
-        reason: When the status is not `OK`, why the request failed, as far as the caller may know the reason.
+        reason: The reason of a failure, in as much detail as the caller is allowed to see.
         error: The name of the error's class; empty when the other application does not show the name.
         reference: The id under which the other application has logged the error.
     """

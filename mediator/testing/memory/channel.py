@@ -44,7 +44,7 @@ class InMemoryRequestChannel(RequestChannel):
                 self._serving.append(calls)
                 async with asyncio.timeout(call.timeout):
                     return await calls.ask(call)
-        raise PublisherUnavailableError(self.place, "no application answers to its name")
+        raise PublisherUnavailableError(self.place, "no application serves requests of this name")
 
     @asynccontextmanager
     async def serve(self, names: Collection[str], /, *, waiting: int) -> AsyncGenerator[IncomingCalls, None]:
