@@ -43,9 +43,9 @@ def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]
     """Return the event flows of a container, without calling any provider.
 
     A publisher may publish the events that handlers and behaviors raise, and the events in the imported `packages`. A
-    publisher may also publish the events in the packages of handlers and behaviors, if the container handles no event
-    of the same domain. A domain with handled events belongs to another application. A subscription belongs to a consumer,
-    and delivers the events that the consumer's mediator handles.
+    publisher may also publish events in the packages of handlers and behaviors. If the container handles an event of a
+    domain, the domain belongs to another application, and the events of the domain in these packages are left out.
+    A subscription belongs to a consumer, and delivers the events that the consumer's mediator handles.
     """
     graph = Graph(container)
     catalogs = {each: read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)}
@@ -99,7 +99,7 @@ def _names(events: Iterable[type]) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class EventEntry:
-    """An event class, its type on the wire (`wire`), and its uses. `keyed`: the class has a `partition_key`."""
+    """An event class and its type on the wire (`wire`). `keyed` says whether the class has a `partition_key`."""
 
     event_class: type[DistributedEvent]
     wire: str

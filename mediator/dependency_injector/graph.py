@@ -153,7 +153,7 @@ def find_captives(graph: Graph) -> Iterator[Problem]:
 def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
     """Return the shortest chain of calls from `keeper` to a `Scoped`, without `keeper`; empty when there is no chain.
 
-    A chain ends at any other provider that keeps its object. `find_captives` checks that provider separately.
+    No chain leads through another provider that keeps its object: `find_captives` checks that provider separately.
     """
     before: dict[Any, Any] = dict.fromkeys(graph.calls[keeper], keeper)
     waiting = list(before)
@@ -182,11 +182,11 @@ _PER_SCOPE = (UnitOfWork, DistributedEventBroker)
 
 
 def find_unscoped(graph: Graph) -> Iterator[Problem]:
-    """Yield a problem for each provider of a unit of work or event broker that does not make one object per scope."""
+    """Yield a problem for each unit of work or event broker whose provider does not make one object per scope."""
     # A provider that overrides a `Scoped` is called once per scope.
     replacing = {kinds.overriding(each) for each in graph.calls if isinstance(each, Scoped)}
     for provider in graph.calls:
-        resource = isinstance(provider, kinds.RESOURCES)  # a resource may enter a unit of work
+        resource = isinstance(provider, kinds.RESOURCES)  # `Resource(UnitOfWork, ...)` enters the unit of work
         cls = class_of(provider.provides) if resource else provided_class(provider)
         if cls is None or not issubclass(cls, _PER_SCOPE) or provider.last_overriding is not None:
             continue

@@ -46,8 +46,8 @@ def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
 def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "container") -> Iterator[Problem]:
     """Yield a problem for each handler that is a plain attribute of a container, and has no provider.
 
-    No mediator would find the handler in `enroll = EnrollHandler`. A handler class that also has a provider is no
-    problem. For example, the class may be defined inside the container.
+    No mediator would find the handler in `enroll = EnrollHandler`. A handler class that also has a provider, such as a
+    class that is defined inside the container, is no problem.
     """
     provided = {binding.cls for catalog in catalogs for binding in catalog.handlers}
     for name, held in _held(container).items():
@@ -67,7 +67,7 @@ def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "co
 
 
 def _held(container: Any) -> dict[str, Any]:
-    """Return the attributes of a container and its class that are not providers, and the classes in `Object` providers."""
+    """Return the non-provider attributes of a container and its class, and the classes in `Object` providers."""
     declared: Any = container.declarative_parent
     classes: list[type] = [] if declared is None else list(reversed(declared.__mro__))
     named: dict[str, Any] = {name: value for cls in classes for name, value in vars(cls).items()}

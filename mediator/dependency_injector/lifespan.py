@@ -39,7 +39,7 @@ async def lifespan(
     relay_elsewhere: bool = False,
     drain_timeout: float = 30.0,
 ) -> AsyncGenerator[C]:
-    """Start a container for the block, and stop it at the end. A container can be started again afterwards.
+    """Start a container for the block, and stop it at the end. A stopped container can be started again.
 
     First the container is validated. Then its resources are started one after another, each after the resources it
     depends on. Then its mediators accept messages, and the workers run. At the end, even after an error or a

@@ -28,9 +28,9 @@ def override(container: C, **replacements: Any) -> Generator[C]:
     `billing__gateway` means the provider `gateway` in the nested container `billing`. In the same way,
     `handlers__EnrollStudentHandler` means the provider that the scan `handlers` has made for `EnrollStudentHandler`.
 
-    There are three differences from `provider.override()`. Singletons that depend on a replaced provider are made again,
-    both in the block and after its end. An asynchronous provider may replace a synchronous provider. If a list of
-    behaviors is replaced, the mediator with this list uses the replacement at once.
+    There are three differences from `provider.override()`. A singleton that depends on a replaced provider is made again
+    in the block, and once more after the block. An asynchronous provider may replace a synchronous provider. If a list
+    of behaviors is replaced, the mediator with this list uses the replacement at once.
 
     A resource that replaces a provider is started by `lifespan`, so override before `lifespan`.
 
@@ -120,10 +120,10 @@ def rewired(cls: ContainerClass) -> ContainerClass:
 
 
 def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[str], memo: dict[int, Any]) -> None:
-    """Copy the redeclared provider called `name`, after the redeclared providers inside that provider.
+    """Copy the redeclared provider called `name`. Redeclared providers inside this provider are copied first.
 
-    Then `memo` maps each earlier provider (see `earlier_providers`) called `name` to the copy. Providers that are
-    copied later with this `memo` use the copy instead of the earlier provider.
+    The copy is put into `memo` for each earlier provider (see `earlier_providers`) called `name`. Providers that are
+    copied later with `memo` use the copy instead of the earlier provider.
     """
     if name in begun:
         return
@@ -141,8 +141,8 @@ def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[
 def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
     """For the block, detach earlier providers (see `earlier_providers`) from the providers that they override.
 
-    Suppose that the earlier `clock` overrides `timer`. Copying `clock` would then copy `timer` too early. `timer` is
-    copied after the block instead, and the redeclared `clock` overrides the copy of `timer`.
+    If the earlier `clock` overrides `timer`, copying `clock` would also copy `timer`, which is too early. `timer` is
+    copied after the block, and the redeclared `clock` overrides the copy of `timer`.
     """
     overridden = [(provider, target) for provider in earlier for target in tuple(provider.overrides)]
     for provider, target in overridden:
@@ -167,7 +167,7 @@ def _inside(provider: Any) -> list[Any]:
 
 
 def earlier_providers(cls: Any) -> dict[Any, tuple[str, type]]:
-    """Return the earlier providers of a container class: providers of base classes whose names were declared again.
+    """Return the earlier providers of a container class: a base class declares them, and a derived class redeclares them.
 
     The values are pairs of a name and a base class. In a nested container, the name is a path, such as `"billing.engine"`.
     """

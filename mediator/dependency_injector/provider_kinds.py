@@ -54,8 +54,8 @@ def is_provider(value: Any) -> bool:
 def is_in_place(provider: Any, memo: Any) -> bool:
     """Return whether `provider` replaces a provider of the base class. `containers.copy` enters replacements in `memo`.
 
-    A replacement must not be copied. If it were copied, its name would mean the copy, but the inherited providers would
-    use the replacement itself. A container would have two mediators, or a scope two instances.
+    A replacement must not be copied: the derived container would provide the copy, but inherited providers would use the
+    replacement itself. One container would have two mediators, or one scope two instances.
     """
     return any(each is provider for each in memo.values())
 
@@ -66,7 +66,7 @@ def overriding(provider: Any) -> Any:
 
 
 def dependencies(provider: Any) -> Iterator[Any]:
-    """Yield the providers that a provider calls when it is called. A delegate (`x.provider`) calls none."""
+    """Yield the providers that a call of the given provider calls. A delegate (`x.provider`) calls none."""
     if provider.last_overriding is not None:
         yield provider.last_overriding
     elif not isinstance(provider, _RESOLVES_NOTHING):

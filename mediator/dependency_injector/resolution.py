@@ -2,8 +2,8 @@
 
 At every call, a provider of dependency-injector builds lists and dictionaries of arguments, and looks for futures
 among the arguments. If no dependency of a `Factory` is asynchronous, this work is unnecessary: the factory's class can
-be called directly. Direct calls are compiled here, for providers that are exactly a `Factory` or a `Scoped`, and for a
-mediator. Providers of other kinds are called.
+be called directly. This module compiles such direct calls for mediators, and for providers whose type is exactly
+`Factory` or `Scoped`. Providers of other kinds are called as usual.
 
 Overriding a provider, at any depth, takes effect at once, because each call checks whether the provider is overridden.
 Whether the provider is asynchronous, and whether its arguments have changed, is checked only once after each `forget`.
@@ -25,7 +25,7 @@ from mediator.scope import running_scope
 
 
 class _Generation:
-    """A generation is the time between two calls of `forget`. Each generation has another object `current`."""
+    """A generation is the time between two calls of `forget`. `current` is a new object in each generation."""
 
     __slots__ = ("current",)
 
@@ -44,8 +44,8 @@ def forget() -> None:
 def forget_modes(container: Any) -> None:
     """Make every provider find out again whether it is asynchronous.
 
-    dependency-injector finds this out once, at the first call. A resource that has started provides a plain object, and
-    no future. Providers that use the resource then need no futures either, and are about twenty times as fast.
+    dependency-injector finds this out only once, at the first call. A started resource provides a plain object instead of
+    a future. Providers that use a started resource need no futures either, and become about twenty times as fast.
     """
     for provider in container.traverse():
         provider.reset_async_mode()

@@ -219,7 +219,7 @@ class _Exclusion:
         self.unused = list(names)
 
     def leaves_out(self, name: str) -> bool:
-        """Return whether a module or class is excluded, and mark the names that exclude it as used."""
+        """Return whether a module or class is excluded. The names that exclude it are removed from `unused`."""
         if not any(_is_below(name, each) for each in self._names):
             return False
         self.unused = [each for each in self.unused if not _is_below(name, each) and not _is_below(each, name)]

@@ -24,8 +24,8 @@ class Scoped(providers.Factory[T]):
     coroutine function, it is called once per scope, and all users await the same task.
 
     An overriding provider is called once per scope: `unit_of_work.override(providers.Factory(Fake))` gives one `Fake` per
-    scope. For instances of an overriding provider, `dispose` is not called. An instance that lives longer than a scope,
-    such as the object of a `Singleton`, is not closed.
+    scope. For instances of an overriding provider, `dispose` is not called. An instance from an overriding
+    provider that keeps its object, such as a `Singleton`, is not closed.
 
     Args:
         provides: A class or a function, as for `providers.Factory`.
@@ -76,7 +76,7 @@ class Scoped(providers.Factory[T]):
         return self.make(scope, super().__call__)
 
     def make(self, scope: Scope, build: Callable[[], Any]) -> T:
-        """Make the instance of a scope that has no instance yet, store it in the scope, and return it."""
+        """Make an instance with `build` for a scope that has no instance yet. Store and return the instance."""
         made: Any = build()
         if hasattr(made, "__await__"):
             # A coroutine can be awaited only once, but a task can be awaited by all users of the instance.

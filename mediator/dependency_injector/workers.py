@@ -98,7 +98,7 @@ async def _watch(label: str, worker: Any, drain_timeout: float) -> None:
 async def _stop(label: str, task: asyncio.Task[None], drain_timeout: float) -> None:
     for seconds in (drain_timeout, _GIVE_UP_TIMEOUT):
         task.cancel()
-        with suppress(asyncio.CancelledError):  # if cancelled while waiting, continue with the second try at once
+        with suppress(asyncio.CancelledError):  # a cancellation while waiting starts the second try at once
             await asyncio.wait({task}, timeout=seconds)
         if task.done():
             return

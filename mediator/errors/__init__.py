@@ -17,7 +17,7 @@ how to react: `MisuseError`, `CommittedError`, `RolledBackError`, `OutcomeUnknow
             ContainerValidationError       a container is wired wrongly; the text lists every fault
             SettingError                   a setting has a value that cannot work
         CommittedError                     the command was committed, and something after the commit failed
-            NotStoredError                 no transaction has stored something that was added to the scope
+            NotStoredError                 something in the scope of the command was not stored
             EventsNotPublishedError        some events of the command were not published
             AfterCommitError               notifications that follow the commit failed
         RolledBackError                    the transaction was rolled back by a failure that a caller ignored

@@ -20,7 +20,7 @@ class PublisherUnavailableError(TransientError, ConnectionError):
 
 @dataclass(eq=False, repr=False)
 class DuplicateDroppedError(PublisherUnavailableError):
-    """The broker dropped an event as a duplicate: the broker remembers the id, but the event has left the stream."""
+    """The broker dropped an event as a duplicate: the broker knows the event's id, but the stream lacks the event."""
 
     event_id: str = ""
 

@@ -31,7 +31,7 @@ class EventLimitError(EventError):
 
     Attributes:
         event: The event that is too large; `None` when a command has too many events.
-        size: The size of the event in bytes, or the number of events of the command, delayed events not included.
+        size: The size of the event in bytes, or the number of the command's events that are not delayed.
         limit: The largest size or number that is allowed.
     """
 
@@ -57,7 +57,7 @@ class EventIdConflictError(EventError):
     """An event has the same id as another event. The command was rolled back.
 
     Attributes:
-        event_ids: The id. If the database does not report the id, the ids of all events of the command.
+        event_ids: The conflicting ids, or the ids of all events of the command if the database does not report the id.
         in_one_command: True if both events with the id belong to the command; False if one of the two is in the outbox
             already.
     """
@@ -118,7 +118,7 @@ class EventRefusedError(EventError):
 
 @dataclass(eq=False, repr=False)
 class EventHeldBackError(EventError):
-    """An event was not sent, because an earlier event with the same key was not stored. It may be sent again."""
+    """An event was not sent, because an earlier event with the same key was not stored. Both may be sent again."""
 
     event_id: str
     event_type: str
@@ -147,7 +147,7 @@ class FatalEventError(EventError):
 
 @dataclass(eq=False, repr=False)
 class ParkedEventBlockedError(EventError):
-    """A parked event cannot be replayed before an earlier event with the same key.
+    """A parked event cannot be replayed before an earlier parked event with the same key.
 
     Attributes:
         number: The number of the event to replay.

@@ -1,4 +1,4 @@
-"""Errors of the installation and of workers that do not stop. A check for another distribution named `mediator`."""
+"""Errors of the installation, errors of workers that do not stop, and a check for another distribution `mediator`."""
 
 import os
 import re
@@ -18,10 +18,10 @@ _IMPORTED_AS_MEDIATOR = re.compile(r"^mediator(?:[./]|$)", re.MULTILINE)
 
 @dataclass(eq=False, repr=False)
 class MissingExtraError(MediatorError, ModuleNotFoundError):
-    """A module of this package was imported, and an optional dependency of that module is not installed.
+    """A part of this library needs an optional dependency that is not installed.
 
     Attributes:
-        module: The module that is not installed.
+        module: The module that is not installed, such as `sqlalchemy`.
         extra: The extra of this distribution that installs the module.
     """
 
@@ -77,11 +77,10 @@ class WorkerNotStoppedError(MediatorError, TimeoutError):
 def refuse_foreign_distribution() -> None:
     """Raise an error if the unrelated distribution `mediator` is installed, or has deleted files of this distribution.
 
-    Folders are listed without `importlib.metadata`, because importing that module takes longer than importing half of
-    this package.
+    Folders are listed without `importlib.metadata`, which takes longer to import than half of this package.
 
     Raises:
-        ForeignDistributionError: That distribution is installed, or its removal has deleted `mediator/__init__.py`.
+        ForeignDistributionError: The unrelated distribution is installed, or its removal has deleted our `__init__.py`.
     """
     for folder in sys.path:
         for entry in _entries(folder):

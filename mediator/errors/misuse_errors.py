@@ -53,8 +53,8 @@ class DispatchDepthError(MisuseError, RecursionError):
 
     Attributes:
         limit: The `max_depth` of the mediator, or the `max_domain_events` of the unit of work.
-        path: The running messages, outermost first; or the domain events. The handlers of each event recorded the next
-            event.
+        path: The running messages, outermost first; or the domain events, where the handlers of each event recorded
+            the next event.
     """
 
     limit: int

@@ -16,8 +16,8 @@ class CommittedError(MediatorError, RuntimeError):
 
     Attributes:
         transaction_id: The id of the unit of work, or of the last unit of work if several were committed in the scope.
-        response: The response that the command would have returned. This is the handler's response, unless a behavior
-            outside the transaction had already replaced it when the failure occurred.
+        response: The response that the command would have returned. A behavior outside the transaction may have
+            replaced the handler's response before the failure.
         message: The message for which the unit of work was begun; `None` when it is unknown.
     """
 
@@ -63,8 +63,8 @@ class AfterCommitError(CommittedError):
     """The command was committed, and a notification or another step after the commit failed.
 
     Attributes:
-        notifications: The notifications to publish again. Their own unit of work was not committed, or they were not
-            published in time. A notification may have been raised by a handler of another, committed notification.
+        notifications: The notifications to publish again. Their own unit of work did not commit, or they were not
+            published in time. Some may have been added by the handlers of another notification.
         errors: All errors after the commit, including errors in publishing the events with direct delivery.
     """
 

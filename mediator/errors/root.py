@@ -18,10 +18,10 @@ _PLAIN = (str, int, float, bool, bytes, type(None))
 
 @dataclass(frozen=True, slots=True)
 class NotPickled:
-    """Replaces an object that cannot be pickled, such as a lock, a provider or a local class, in an unpickled error.
+    """Stands in an unpickled error for an object that cannot be pickled, such as a lock, a provider or a local class.
 
     Attributes:
-        name: The name of the object, if it is a class or a function; otherwise the name of its class.
+        name: The name of a class or function that was replaced; for other objects, the name of the object's class.
     """
 
     name: str
@@ -47,8 +47,8 @@ class MediatorError(Exception):
     """The base class of every error that this library raises. Its text is printable and limited in size.
 
     An error can be copied and pickled. The copy has the fields, the text and the notes of the error, but not the cause
-    and the traceback. In a pickled error, a `NotPickled` replaces each part of a field that cannot be pickled. A
-    `MediatorError` with the `repr` as its text replaces each exception in a field that cannot be pickled.
+    and the traceback. If a part of a field cannot be pickled, the pickled error has a `NotPickled` instead. If this part
+    is an exception, the pickled error has a `MediatorError` instead, whose text is the `repr` of the exception.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -78,7 +78,7 @@ class MediatorError(Exception):
 def _keeping_text(render: Callable[[Any], str]) -> Callable[[Any], str]:
     """Wrap a `__str__`. If the error was pickled and has kept its text, the kept text is returned.
 
-    Otherwise, the text is made printable and limited in size, because the fields may contain foreign text.
+    The text of any other error is made printable and limited in size, because fields may contain foreign text.
     """
 
     @wraps(render)
@@ -123,7 +123,7 @@ def _text_of(error: BaseException) -> str | None:
 
 
 def _deep(value: Any, memo: dict[int, Any]) -> Any:
-    """Return a deep copy. Objects that cannot be copied are shared with the original."""
+    """Return a deep copy of a value. The value and the copy share the objects that cannot be copied."""
     try:
         return deepcopy(value, memo)
     except Exception:  # a lock, a provider, a frame
@@ -151,7 +151,7 @@ def _parts(error: MediatorError, known: dict[int, Any]) -> tuple[Any, ...]:
 
 
 def _picklable(value: Any, known: dict[int, Any]) -> Any:
-    """Return a value in which everything that cannot be pickled is replaced. Each object is examined once."""
+    """Return a value, with replacements for the parts that cannot be pickled. Each object is examined once."""
     if type(value) in _PLAIN:
         return value
     if id(value) not in known:

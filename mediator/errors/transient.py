@@ -14,7 +14,7 @@ class TransientError(MediatorError):
 class ClaimLostError(TransientError, RuntimeError):
     """A relay lost its claim on events before the relay recorded that the events were published. Nothing was changed.
 
-    No other relay publishes claimed events until the claim ends.
+    A relay claims events before publishing them. While the claim lasts, no other relay publishes these events.
     """
 
     reason: str
@@ -98,7 +98,7 @@ class CircuitOpenError(TransientError, RuntimeError):
 
 @dataclass(eq=False, repr=False)
 class MessageTimeoutError(TransientError, TimeoutError):
-    """A message was not handled in time. Its handler was cancelled, and its transaction, if any, rolled back.
+    """A message was not handled in time. Its handler was cancelled, and its transaction, if any, was rolled back.
 
     Attributes:
         message: The message; for a delivered event, its type on the wire.

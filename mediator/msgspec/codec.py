@@ -179,7 +179,7 @@ def _known_to_hash_numbers(annotation: Any) -> bool:
 
 
 def _parts(described: msgspec.inspect.Type) -> list[Any]:
-    """Return the description of a type, and of all types that it contains. No description is returned twice."""
+    """Return the descriptions of a type and of all types inside this type, each once."""
     found: dict[int, Any] = {}
     pending: list[Any] = [described]
     while pending:
@@ -196,7 +196,7 @@ def _parts(described: msgspec.inspect.Type) -> list[Any]:
 def _without_values(error: Exception) -> str:
     """Return a description of an error for a log: the kind of the error, and its place in the data.
 
-    Values and texts of the application's own checks are left out, since they may be confidential.
+    Values are left out, and so are the texts of the application's own checks. Both may be confidential.
     """
     text = str(error)
     place = text[text.rindex(" - at `") :] if " - at `" in text else ""

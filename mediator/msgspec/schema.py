@@ -81,7 +81,7 @@ def _schema(described: info.Type, definitions: _Definitions) -> Schema:
 
 
 def _zone(described: info.Type) -> Schema:
-    """Return `{"x-timezone": True}` if a time must have a zone, `{"x-timezone": False}` if it must not, else `{}`."""
+    """Return `{"x-timezone": True}` if a zone is required, `{"x-timezone": False}` if it is forbidden, else `{}`."""
     zone = getattr(described, "tz", None)
     return {} if zone is None else {"x-timezone": zone}
 

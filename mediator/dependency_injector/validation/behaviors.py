@@ -223,7 +223,7 @@ def _made_anew(behavior: Binding) -> Iterator[Problem]:
 
 
 def _outside_bounds(binding: Binding) -> Iterator[Problem]:
-    """Yield a problem for each type argument that a generic class does not allow. A type checker reports the same."""
+    """Yield a problem for each type argument that a generic class does not allow."""
     for base in binding.cls.__mro__[1:]:
         parameters: tuple[Any, ...] = getattr(base, "__parameters__", ())
         arguments = type_arguments(binding.cls, base) or ()
@@ -300,8 +300,8 @@ def _is_asked(catalog: Catalog, kind: type, users: type[WorksWithCollaborators])
 def _never_asked_about(stream: type, collaborator: Binding) -> Iterator[Problem]:
     """Yield the problem that no behavior calls the collaborator for a stream request.
 
-    A `RequestPreProcessor[Any]` has no such problem. The collaborator does not name the stream request, and the library
-    has no stream behavior for this kind of collaborator.
+    A `RequestPreProcessor[Any]` is no problem: it does not name the stream request, and the library has no stream
+    behavior that calls preprocessors.
     """
     asking = _OF_STREAMS.get(collaborator.kind)
     if asking is None and stream not in collaborator.messages:

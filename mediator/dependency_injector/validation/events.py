@@ -19,8 +19,8 @@ from mediator.errors import DeclarationError, Problem, misuse
 def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
     """Return the event classes of an application, each with the label for problems of the class.
 
-    The event classes are the handled classes, and the classes declared in packages with handlers. An event that is only
-    declared gets the label `where`. Other packages do not count, since another application in the same repository may
+    The event classes are the handled classes, and the classes declared in packages with handlers. An event without a
+    handler gets the label `where`. Other packages do not count, since another application in the same repository may
     have a different class for the same event.
     """
     catalogs = list(catalogs)
@@ -44,7 +44,7 @@ def handled_events(catalogs: Iterable[Catalog]) -> dict[type, str]:
 def find_event_faults(events: Mapping[type, str]) -> Iterator[Problem]:
     """Yield a problem for each event without a valid type, and for each class with the type and version of another class.
 
-    `events` has the label of each class.
+    `events` maps each event class to its label.
     """
     owners: dict[str, type] = {}
     for event, label in events.items():
@@ -97,7 +97,7 @@ _STEPS = ("decode_data", "convert")
 def find_upcaster_faults(container: Any, events: Mapping[type, str], handled: Iterable[type]) -> Iterator[Problem]:
     """Yield the faults of upcasters that cannot work, classes that read the same version, and codecs that cannot upcast.
 
-    `events` has the label of each class. Two classes conflict about a version only if both are in `handled`.
+    `events` maps each event class to its label. Two classes may read the same version unless both are in `handled`.
     """
     sound: dict[type[DistributedEvent], str] = {}
     for event, label in events.items():

@@ -4,8 +4,8 @@ In dependency-injector, a derived container class or an assignment can give a na
 is called the earlier provider here. All providers that were made with the earlier provider keep using it: in a base class,
 `enroll = Factory(EnrollHandler, mediator)` keeps using the mediator of the base class.
 
-Redeclared names are looked for in container classes. A base class and the classes derived from it share the same
-provider objects, whereas instances of containers have copies.
+Redeclared names are looked for in container classes: a base class and its derived classes share provider objects, but
+instances of containers have copies of the providers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -70,12 +70,12 @@ def _in_derived_class(cls: Any, path: str) -> Iterator[Problem]:
 
 
 def _answers(provider: Any, now: Any) -> bool:
-    """Return whether an earlier provider passes each call on to `now`, the current provider of the same name."""
+    """Return whether the earlier provider and `now`, the current provider, call the same provider in the end."""
     return now is not None and kinds.effective(provider) is kinds.effective(now)
 
 
 def _is_missing(provider: Any) -> bool:
-    """Return whether a provider is a `Dependency` that was given no provider, which `find_unbuildable` reports."""
+    """Return whether a provider is a `Dependency` without a provider. `find_unbuildable` reports this fault."""
     return type(provider) is providers.Dependency and kinds.effective(provider) is provider
 
 
@@ -107,7 +107,7 @@ def _shadowed(cls: Any, name: str, base: type, holders: Sequence[str]) -> str:
 def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
     """Yield a problem for each name that was assigned a provider too late, as in `container.engine = Object(fake)`.
 
-    The users of `engine` in the instance keep using the copy of the `engine` that the class declares.
+    The other providers of this container instance keep using the engine that they were made with.
     """
     of_class = dict(declared_providers(cls))
     names = {provider: name for name, provider in of_class.items()}
