@@ -62,7 +62,7 @@ def unknown(kind: str, name: str | None, labels: Iterable[str]) -> CommandError:
 
 
 def report_of(target: str, act: Callable[[Any], Coroutine[Any, Any, T]], packages: tuple[str, ...] = ()) -> T:
-    """Load a container, and return the result of `act` on it. What the application prints goes to standard error."""
+    """Load a container, and return the result of `act(container)`. What the application prints goes to standard error."""
     with redirect_stdout(sys.stderr):
         container = load_container(target)
         check_imported(packages)

@@ -144,7 +144,7 @@ RELAY_ELSEWHERE = click.option("--relay-elsewhere", is_flag=True, help="Another 
 
 
 def check_imported(packages: tuple[str, ...]) -> None:
-    """Raise `CommandError` if the application has not imported a package. The package's events would be missing."""
+    """Raise `CommandError` if the application has not imported a package. Events of this package would be missing."""
     for name in packages:
         if name not in sys.modules:
             text = f"--package {name}: the application does not import it. Correct the name, or import the package."

@@ -90,7 +90,7 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows as lines, with padded cells, so that each column is aligned."""
+    """Yield each row as a line with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 

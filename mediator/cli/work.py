@@ -84,7 +84,7 @@ def run_work(work: Callable[[], Coroutine[Any, Any, T]], *, stopped: str = STOPP
 
 @contextmanager
 def _logging_to_stderr() -> Generator[None]:
-    """Write log lines to standard error instead of standard output, unless the application has configured structlog."""
+    """If the application has not configured structlog, write log lines to standard error instead of standard output."""
     if structlog.is_configured():
         yield
         return

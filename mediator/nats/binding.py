@@ -229,7 +229,7 @@ def _structured_data(members: dict[str, msgspec.Raw]) -> bytes:
 
 
 def encoded(value: str) -> str:
-    """Return a text as a header value, with `"`, `%` and all characters outside visible ASCII percent-encoded."""
+    """Return a text as a header value. `"`, `%` and all characters outside visible ASCII are percent-encoded."""
     return value if _PLAIN.fullmatch(value) else quote(value, safe=_UNENCODED)
 
 

@@ -24,12 +24,12 @@ _OPENED = b"opened"
 class NatsDoorbell(Doorbell):
     """Tells other processes that events were committed. `open_doorbell` creates a `NatsDoorbell`.
 
-    Each call of `ring` leads to a message on the subject `mediator-wake.<name>`.
+    The messages to other processes have the subject `mediator-wake.<name>`.
 
     Args:
         connection: The connection to the broker. Messages are sent and received through the client for publishing.
-        name: One token of lower-case letters, digits and hyphens. All processes that use the same database need the
-            same name; processes that use another database need another name.
+        name: One token of lower-case letters, digits and hyphens. Processes with the same database need the same name.
+            Processes with different databases need different names.
         pause: Seconds between two messages. Several calls of `ring` within this time become one message.
 
     Raises:

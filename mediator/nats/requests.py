@@ -56,9 +56,8 @@ class NatsRequestChannel(RequestChannel):
 
     Args:
         connection: The connection to the broker.
-        application: The name of this application, and of the queue group of its processes.
-        prefix: The first token of the subjects `<prefix>.<domain>.<name>`. The prefix must differ from the prefix of
-            the events' subjects.
+        application: The name of this application, which is also the name of its queue group.
+        prefix: The first token of the subjects `<prefix>.<domain>.<name>`. Events must have another prefix.
         inbox_prefixes: The `inbox_prefix` of each requester. A request whose reply subject has none of these prefixes
             is ignored. By default, `_INBOX` and every `_INBOX_<name>` are accepted.
         codec: Encodes requests and responses. The default codec writes JSON with msgspec.
@@ -165,7 +164,7 @@ class _Calls(IncomingCalls):
         return await self._waiting.get()
 
     async def subscribe(self, client: Client) -> None:
-        """Subscribe a client to all subjects, except those to which the client is subscribed already."""
+        """Subscribe a client to all subjects to which the client is not subscribed yet."""
         if client is not self._client:
             self._client, self._subscriptions = client, []
         for name, subject in [*self._subjects.items()][len(self._subscriptions) :]:

@@ -386,7 +386,7 @@ class NatsCluster(_Server):
     async def _wait_until_healthy(self) -> None:
         """Wait until the health checks of all servers succeed in the same round.
 
-        After the death of a leader, a server reports success until the server notices the death.
+        After a leader has died, the other servers report success until they notice the death.
         """
         while None in [await each.monitoring("/healthz") for each in self.servers]:  # noqa: ASYNC110  # no event for it
             await asyncio.sleep(_POLL)
@@ -404,7 +404,7 @@ def _cluster_block(port: int, routes: str, further: str) -> str:
 
 
 def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
-    """Return the name of the leader of a stream, or of the named consumer; an empty text when there is no leader."""
+    """Return the name of a stream's leader or, with `consumer`, of this consumer's leader; empty when there is no leader."""
     streams = (each for account in report.get("account_details") or () for each in account.get("stream_detail") or ())
     found = [each for each in streams if each.get("name") == stream]
     if consumer:
@@ -415,10 +415,10 @@ def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return free ports below the range from which systems choose ports for outgoing connections.
+    """Return free ports below 32,000.
 
-    The system could give a port of this range (on Linux, from 32768) to another process before the servers listen. The
-    search begins at a number that depends on the process id, so that two processes do not choose the same ports.
+    The system gives higher ports (on Linux, from 32768) to outgoing connections, perhaps before the servers listen. The
+    search begins at a number that depends on the process id. Two processes therefore rarely choose the same ports.
     """
     found: list[int] = []
     while len(found) < count:

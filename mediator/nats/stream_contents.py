@@ -33,8 +33,8 @@ _NOT_FOUND = 404
 class HeaderScan:
     """Reads the headers of a stream's messages once, in the order of the stream.
 
-    Only messages with a sequence above `after` and up to `last` are read. If `after` is 0, messages from before the
-    time `since` may be left out. `api` returns the broker's API through the current connection.
+    Only messages with `after` < sequence <= `last` are read. If `after` is 0, messages that were stored before `since`
+    may be left out. `api` returns the broker's API through the current connection.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class HeaderScan:
         self._since = since
 
     async def pages(self) -> AsyncGenerator[list[Mapping[str, str]]]:
-        """Yield the headers in pages. After an error, reading continues after the last page that was read.
+        """Yield the headers in pages. After an error, reading continues with the first message that was not read.
 
         When reading fails several times in a row without any progress, a `PublisherUnavailableError` is raised.
         """
@@ -72,7 +72,7 @@ class HeaderScan:
         raise failure
 
     async def _once(self, api: JetStreamApi) -> AsyncGenerator[list[Mapping[str, str]]]:
-        """Create a consumer, and yield the headers of the remaining messages in pages."""
+        """Create a consumer, and yield the headers of the unread messages in pages."""
         async with self._consumer(api) as (name, waiting):
             pending = waiting
             inbox = _Inbox(api.client, self._stream, name)
@@ -158,7 +158,7 @@ class _Inbox:
                 await subscription.unsubscribe()
 
     async def pull(self, subject: str) -> tuple[list[tuple[int, Mapping[str, str]]], int]:
-        """Return the sequence and headers of each message in the next batch, and the number of messages that remain.
+        """Return the next messages as pairs (sequence, headers), and the number of messages after them.
 
         Raises:
             nats.errors.Error: The broker did not answer, a message was lost, or somebody else published to the inbox.
@@ -206,7 +206,7 @@ class NatsStreamContents(StreamContents):
     """Lists the events of a stream from the headers of its messages.
 
     The headers are read through a consumer, which is deleted when reading ends. The application's user needs
-    permission to create, pull from and delete consumers of the stream, and to request the stream's state.
+    permission to create consumers of the stream, pull from them, delete them, and request the stream's state.
     """
 
     def __init__(self, connection: NatsConnection, *, prefix: str) -> None:

@@ -38,7 +38,7 @@ def checked_inbox_prefix(prefix: str) -> str:
 def new_inbox(client: Client) -> str:
     """Return an unguessable subject for answers, which begins with the `inbox_prefix` of the connection.
 
-    The last token is random. nats-py would number the inboxes, so that whoever knows one inbox could guess the next.
+    The last token is random. nats-py would number the inboxes: anyone who knows one inbox could guess the next inbox.
     """
     prefix = client.new_inbox().rpartition(".")[0]
     return f"{prefix}.{secrets.token_hex(16)}"
@@ -48,7 +48,7 @@ def answerable(prefixes: Collection[str] | None) -> Callable[[str], bool]:
     """Return a function that tells whether a subject is the inbox of a requester.
 
     An inbox consists of a prefix and an unguessable token. One more token may follow, as in the inboxes of other NATS
-    clients. Two more tokens are not accepted: on such subjects, this library receives answers from the broker.
+    clients. Two more tokens are not accepted: this library receives the broker's answers on subjects of this form.
 
     If `prefixes` is `None`, the prefixes `_INBOX` and every `_INBOX_<name>` are allowed. A prefix that does not consist
     of valid tokens raises a `SettingError`.

@@ -81,7 +81,7 @@ def _is_refused(broker: Broker, stream: str, consumer: str) -> bool:
 
 
 def _other_orderings(broker: Broker, stream: str) -> list[str]:
-    """Return texts about groups that already consume the stream with an ordering that is not wanted."""
+    """Return a text for each group that already consumes the stream with an ordering that is not wanted."""
     details = (each for item in broker.compared or () if item.stream == stream for each in item.details)
     return list(dict.fromkeys(each for each in details if each.startswith(OTHER_ORDERING)))
 

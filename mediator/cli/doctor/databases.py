@@ -22,7 +22,7 @@ from mediator.sqlalchemy.migrations import HISTORY, SchemaHistory, schema_versio
 from mediator.sqlalchemy.schema_check import table_differences, version_differences
 
 _SHARE = 0.8
-"""The share of the check's time limit that writing may take. The rest is left for reporting why writing failed."""
+"""The share of the check's time limit that writing may take. The remaining time is for reporting why writing failed."""
 
 
 async def answering(installation: Installation, engines: Sequence[tuple[str, Any, Any]]) -> list[Part[Any]]:

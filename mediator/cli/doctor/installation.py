@@ -44,7 +44,7 @@ class Part(Generic[T]):
     """An object of the container.
 
     Attributes:
-        label: `container.<name>` of its provider. An inline provider has the label of the provider that contains it.
+        label: `container.<name>` of its provider. A provider inside another provider has the outer provider's label.
         engine: The engine that an outbox, inbox or parking uses; `None` for other objects.
     """
 
@@ -61,7 +61,7 @@ class Broker:
     Attributes:
         label: `container.<name>` of the first part that publishes to the broker or subscribes there.
         compared: The comparison of the existing streams and consumers with `wanted`; `None` when the comparison failed.
-        problem: Why the comparison failed; empty when it did not fail.
+        problem: Why the comparison failed; empty when the comparison did not fail.
         offset: Seconds by which the broker's clock is ahead of this machine's clock; `None` when unknown.
     """
 
@@ -74,7 +74,7 @@ class Broker:
     offset: float | None = None
 
     def with_other_partitions(self) -> list[tuple[WantedStream, StreamState]]:
-        """Return pairs of a wanted stream and the existing stream, if the two have different numbers of partitions.
+        """Return the streams that do not have the wanted number of partitions, as pairs (wanted, existing).
 
         The number matters only for streams that this application publishes to, or consumes in order.
         """

@@ -140,7 +140,7 @@ class _InstallationReader:
         return list(dict.fromkeys(found))
 
     def _all(self, cls: type, workers: Iterable[Any]) -> list[Any]:
-        """Return the providers of a class that have a name, or that a worker calls."""
+        """Return all named providers of a class, and its unnamed providers if a worker calls them."""
         named, reached = self._named(cls), self._graph.reachable(workers)
         known = {*named, *map(kinds.effective, named)}  # a named provider and its overriding provider count once
         inside = (each for each in self._graph.calls if each in reached - known and self._gives(each, cls))
@@ -156,7 +156,7 @@ class _InstallationReader:
         return "broker" if self._gives(resource, NatsConnection) else "part"
 
     async def _made(self, providers: Iterable[Any]) -> AsyncIterator[tuple[Any, Any]]:
-        """Yield the providers whose objects can be created, each with its object. Record the other providers as failures."""
+        """Yield each provider with its object. If the object cannot be created, record a failure instead."""
         for provider in providers:
             if provider not in self._values and not self.resources.away(provider):
                 try:
@@ -183,9 +183,9 @@ class _InstallationReader:
                     yield Part(self._graph.labels[provider], provider, value, self._engine_of(provider, engines))
 
     async def _setting(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
-        """Return the value that a provider passes to its object as the argument `name`; `None` without the argument.
+        """Return the value of a provider's argument `name`; `None` when the provider has no such argument.
 
-        The object is not created. If the value is unavailable or fails the check, the result is `None`, and a failure is
+        The provider is not called. If the value is unavailable or fails the check, the result is `None`, and a failure is
         recorded. Reading the argument again records no second failure.
         """
         if (provider, name) not in self._settings:
@@ -219,7 +219,7 @@ class _InstallationReader:
         self._to.archive_seconds = max(kept, default=0.0)
 
     async def _archive_of(self, outbox: Any) -> float:
-        """Return the seconds for which an outbox keeps published events; the default if the outbox was not created."""
+        """Return the seconds for which an outbox keeps published events; the default if the outbox could not be created."""
         failed = outbox in self._values and self._values[outbox] is None
         kept = None if failed else await self._setting(outbox, "archive_seconds", check_not_negative)
         return ARCHIVE_SECONDS if kept is None else float(kept)
@@ -259,7 +259,7 @@ class _InstallationReader:
                 found = port.topology(flow.event_types)
             elif (ordering := await self._ordering(self._consumer_of(flow))) is not None:
                 found = port.topology(flow.event_types, ordering=ordering)
-            else:  # the ordering decides which consumers are wanted, but not which streams
+            else:  # without the ordering, only the wanted streams are known
                 found = Topology(port.topology(flow.event_types).streams)
         except Exception as error:  # the report shows the error
             self._to.failures.append(Failure(flow.label, "part", error))
@@ -316,7 +316,7 @@ def _check_delays(ordering: Ordering, *, retry_delays: Sequence[float]) -> None:
 
 
 def _schedule(ordering: Ordering, attempts: int | None, delays: Sequence[float] | None) -> RetrySchedule:
-    """Return the retry schedule of a consumer; the default schedule when its settings conflict."""
+    """Return the retry schedule of a consumer; the default schedule when the consumer's settings conflict."""
     try:
         return retry_schedule(ordering, attempts, delays)
     except SettingError:

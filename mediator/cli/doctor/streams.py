@@ -17,7 +17,7 @@ The longest pause, the time of a batch, and the time until another relay takes o
 """
 
 _CLUSTER = 3
-"""With at least this number of servers, a broker counts as a cluster. A stream there should have three copies."""
+"""A broker with at least this number of servers counts as a cluster. A stream on a cluster should have three copies."""
 _FULL = 0.8
 """The share of a stream's maximum size above which the stream counts as nearly full."""
 _REPORTED_APART = ("storage is", "discard is", "retention is", "duplicate_window is", "num_replicas is", PARTITIONS)

@@ -78,7 +78,7 @@ async def republish_outbox(  # many parameters: one for each option of the comma
 class VerifyReport:
     """Counts the compared events, and the absent events by outcome. An absent event is not in its stream.
 
-    Events with the outcome `missing`, `refilled` or `failed` are also printed: as text at once, as JSON at the end.
+    Missing, refilled (published again) and failed events are also printed: as text at once, as JSON at the end.
     """
 
     machine: bool

@@ -17,7 +17,7 @@ _READABLE = bytes.maketrans(b"\v\f\r", b"???")
 
 
 class ProtocolParser(Parser):
-    """nats-py's parser of the protocol, made to accept control characters in subjects."""
+    """Parses the protocol like nats-py's parser, but accepts control characters in subjects."""
 
     async def parse(self, data: bytes = b"") -> None:
         """Parse data from the server. Control characters that nats-py would treat as blanks are replaced by `?`."""
@@ -50,10 +50,10 @@ class HookedClient(Client):
         self._ps = ProtocolParser(self)
 
     def before_connect(self) -> None:
-        """Is called at each connect and reconnect, after the TLS handshake and before the first command is sent."""
+        """Do nothing. The client calls this hook at every connect and reconnect, after the TLS handshake."""
 
     def refused(self, reason: str) -> None:
-        """Is called for each error that the server reports, with the error's text in lower case."""
+        """Do nothing. The client calls this hook for each error of the server, with the error's text in lower case."""
 
     def prove(self, public_key: str, sign: Callable[[str], bytes], jwt: bytes | None) -> None:
         """Authenticate with the given key and JWT at this connect, even if an earlier connect used another key."""
@@ -70,7 +70,7 @@ class HookedClient(Client):
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the connection is encrypted. The property can already be read while the client connects."""
+        """Whether the connection is encrypted. This property also works while the client connects."""
         transport: Any = self._transport
         writer: Any = getattr(transport, "_io_writer", None)
         if writer is None:  # a WebSocket

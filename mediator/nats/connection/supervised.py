@@ -227,7 +227,7 @@ async def ask(client: Client, subject: str, body: bytes, seconds: float) -> Msg:
     """
     try:
         async with asyncio.timeout(seconds):
-            # detached, because the first request starts a task for the answers to all later requests
+            # detached: the first request starts a task, which receives the answers to all requests
             return await detached(client.request(subject, body, timeout=cast("float", None)))
     except TimeoutError:
         raise nats.errors.TimeoutError from None
@@ -273,7 +273,7 @@ async def withdraw(client: Client, subscriptions: Sequence[Subscription], second
 
 
 async def _dispose(client: Client) -> None:
-    """Close a client that is no longer needed, in any state."""
+    """Close a client that is no longer needed, whatever its state."""
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await client.close()

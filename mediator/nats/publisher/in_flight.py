@@ -89,14 +89,14 @@ class InFlight:
     """Sends messages in order, and keeps at most one message of each partition key in flight.
 
     The number and size of the messages in flight are limited for each domain. nats-py's own buffer limit is not used:
-    with this limit, nats-py swallows cancellations. A stream that does not answer delays only messages for this stream,
-    and later messages with the same partition keys.
+    with this limit, nats-py swallows cancellations. A stream that does not answer delays only its own messages, and
+    later messages with the partition keys of these messages.
 
     When a message was not stored, later messages with the same key are not sent: they would overtake this message.
 
     Args:
-        messages: The messages to send, with an `EventRefusedError` in place of each message that cannot be sent.
-        keys: The partition key of each message; `None` for a message without an order.
+        messages: A message for each event; an `EventRefusedError` for an event that cannot be sent.
+        keys: The partition key of each message; `None` for a message without a key.
         too_large: Returns the error for an event that is too large. The arguments are the event, the event's size in
             bytes, and the server's limit in bytes.
         refills: Whether the events are missing in their stream and are sent again with their old ids. If so, a

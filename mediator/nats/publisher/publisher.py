@@ -47,8 +47,8 @@ class SizeLimits:
     refused only after the limit has been in force for `grace` seconds.
 
     Args:
-        grace: Seconds from the first time that a limit is seen until events are refused. With 0, events that exceed a
-            limit are refused at once.
+        grace: Seconds for which a new limit refuses no event of up to 1 MiB. With 0, events that exceed a limit are
+            refused at once.
         clock: Returns a monotonic time in seconds.
     """
 
@@ -58,7 +58,7 @@ class SizeLimits:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def note(self, name: str, limit: int) -> None:
-        """Record the present limit of a server or stream in bytes, where -1 means no limit."""
+        """Record the present limit of the server or of a stream, in bytes; -1 means no limit."""
         if self._seen.get(name, (None, 0.0))[0] != limit:
             self._seen[name] = limit, self._clock()
 
@@ -76,7 +76,7 @@ _TOO_LARGE = 10054
 """The error code for a message that is too large for its stream."""
 
 _REFUSALS = frozenset({10060, 10071, 10097, 10166})
-"""Error codes for a message that the broker would refuse again: a `Nats-Expected-*` header, large headers, or a TTL."""
+"""Error codes for messages that the broker always refuses: a `Nats-Expected-*` header, large headers, or a TTL."""
 
 _SERVER = ""
 
@@ -139,7 +139,7 @@ class NatsEventPublisher(EventPublisher):
         self._epoch = 0
         self._client: Client | None = None
         self._inbox = ""
-        # whether a checked stream accepts batches; the keys are the epoch (the number of the connect) and the domain
+        # whether a checked stream accepts batches, by epoch (how often the client has connected) and domain
         self._streams: dict[tuple[int, str], bool] = {}
         connection.on_disconnect("publish", self._disconnected)
 

@@ -28,7 +28,7 @@ class NatsDelivery(Delivery):
     Attributes:
         unread: True until the application has fetched the delivery.
         remaining: The number of further messages that waited in the consumer when this message was delivered.
-        seen: When the message arrived or its progress was last reported, in seconds of the monotonic clock.
+        seen: When the message arrived, or when its progress was last reported, in seconds of the monotonic clock.
     """
 
     def __init__(

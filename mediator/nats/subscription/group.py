@@ -87,8 +87,8 @@ class ConsumerGroup:
         """Make sure that the stream exists, and that this group can use the stream.
 
         Returns:
-            `None` when the stream has the wanted settings. Otherwise an error that lists the differences. The group can
-            use the stream in spite of these differences, and the caller should log the error.
+            `None` when the stream has the wanted settings; an error that lists the differences when the stream has other
+            settings. The group can use the stream in spite of these differences, and the caller should log the error.
 
         Raises:
             StreamNotFoundError: The stream is missing and may not be created.
@@ -114,7 +114,7 @@ class ConsumerGroup:
         """Make sure that one consumer exists and has the right settings; raise the errors of `ensure_consumer`."""
         wanted = replace(settings, deliver=self._begun.get(settings.name, self._start))
         begun = await ensure_consumer(client, self.stream, wanted, broker=broker, provision=self._provision)
-        self._begun.setdefault(settings.name, begun)  # a consumer that replaces a deleted consumer starts at `begun`
+        self._begun.setdefault(settings.name, begun)  # if the consumer is deleted, its replacement starts at `begun`
 
     def _consumer(self, name: str, partition: str) -> ConsumerSettings:
         return ConsumerSettings(

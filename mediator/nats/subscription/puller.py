@@ -45,14 +45,14 @@ class Slots:
         return True
 
     def ask(self, granted: Callable[[], None]) -> None:
-        """Take a slot and call `granted`: now if a slot is free, or as soon as another consumer gives a slot back."""
+        """If a slot is free, take the slot and call `granted`. If not, do so when another consumer gives a slot back."""
         if self.take():
             granted()
         else:
             self._queue.append(granted)
 
     def give_back(self) -> None:
-        """Give a slot back. The first caller of `ask` that waits takes the slot. If no caller waits, the slot is free."""
+        """Give a slot back. The slot goes to the first waiting caller of `ask`. If no caller waits, the slot is free."""
         if self._queue:
             self._queue.popleft()()
         else:
@@ -60,7 +60,7 @@ class Slots:
 
 
 _SLOT_SECONDS = 1.0
-"""Seconds for which a pull request that has a slot waits for a delivery."""
+"""Seconds for which a pull request with a slot waits for a delivery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,9 @@ class Pull:
 
     The requested and the unacknowledged deliveries together are at most `limit`.
 
-    With `slots`, each delivery needs a slot. If the consumer is known to have more deliveries, a slot is taken before the
-    request is sent. Otherwise the request is sent without a slot, so that a new event arrives at once. The delivery of
-    this event takes a slot on arrival. If no slot is free, the delivery is handed back.
+    With `slots`, each delivery needs a slot. If the consumer is known to have more deliveries, a request takes a slot
+    before it is sent. If not, the request is sent without a slot, and a new event arrives at once. The delivery of this
+    event takes a slot on arrival. If no slot is free, the delivery is handed back.
 
     `changed` is called when there may be something to request.
 
@@ -179,7 +179,7 @@ class Pull:
             return True
         if not self._queued:
             self._queued = True
-            self._slots.ask(self._granted)  # `_granted` calls `changed`; then the request is sent
+            self._slots.ask(self._granted)  # `_granted` calls `changed`, and the puller sends the request
         return False
 
     def _idle(self) -> None:
@@ -376,9 +376,9 @@ class Puller:
     def _delivery_address(self, message: Msg) -> AckAddress | None:
         """Return the address at which to acknowledge a delivery; `None` when the message is not a delivery.
 
-        A delivery has the subject of its event. A message with the inbox's own subject is not a delivery. Any client may
-        have sent this message, with any reply subject. An answer on the reply subject could acknowledge an event that
-        was never delivered to this process.
+        A delivery has the subject of its event. A message with the inbox's own subject is not a delivery: any client may
+        send such a message, with any reply subject. An answer on this reply subject could acknowledge an event that this
+        process never received.
         """
         address = ack_address(message.reply)
         if address is None or message.subject.startswith(f"{self._inbox}."):
@@ -441,7 +441,7 @@ class Puller:
             self._pause = _FIRST_PAUSE
 
     def _report(self, event: str, error: Exception) -> None:
-        """Log an error as `event`, unless the error repeats the last logged error of this event."""
+        """Log an error under the name `event`, unless the last log line with this name had the same reason."""
         reason = text_of(error) or type(error).__name__
         if reason != self._reported.get(event):
             self._reported[event] = reason

@@ -44,7 +44,7 @@ _FOREIGN: dict[str, Any] = {"error": {"description": "the answer is not in the f
 
 
 def read_answer(data: bytes) -> dict[str, Any]:
-    """Return the answer in `data`. When JetStream cannot have sent `data`, the returned answer is an error."""
+    """Return the answer in `data`. If `data` is not in the format of JetStream, the returned answer is an error."""
     try:
         answer: dict[str, Any] = json.loads(data)
         error: dict[str, Any] = answer.get("error", {})

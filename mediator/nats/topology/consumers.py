@@ -95,7 +95,7 @@ async def ensure_consumer(
 
 
 def _beginning(info: dict[str, Any]) -> DeliverFrom:
-    """Return where a consumer started. A consumer that replaces a deleted consumer starts at the same event."""
+    """Return where a consumer started. If the consumer is deleted, a new consumer starts there, too."""
     policy: str = info["config"].get("deliver_policy", "all")
     if policy == "all":
         return "all"
@@ -125,7 +125,7 @@ def consumer_config(settings: ConsumerSettings) -> dict[str, Any]:
 
 
 def consumer_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return a text for each difference that no update may remove. With such a difference, the consumer is unusable."""
+    """Return a text for each difference that makes the consumer unusable, and that no update may remove."""
     differences = [
         f"{name} is {found.get(name)}, not {wanted[name]}" for name in _FIXED if found.get(name) != wanted[name]
     ]

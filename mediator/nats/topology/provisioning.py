@@ -119,7 +119,7 @@ def _joined_streams(first: WantedStream, second: WantedStream) -> WantedStream:
     """Merge two descriptions of a stream. The order of the two descriptions makes no difference.
 
     The settings of a publisher's description are kept. If there is no publisher, the settings for an ordered group are
-    kept. If there is no ordered group either, the larger settings are kept.
+    kept. If there is no ordered group either, the larger settings (in tuple order) are kept.
     """
     if first.own and second.own and first.settings != second.settings:
         problem = f"two publishers want the stream {first.name} with different settings; give both the same settings"
@@ -290,11 +290,11 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
 
 
 OTHER_ORDERING = "not created: the group has"
-"""Beginning of a text in `Item.details`: the consumer is not created, because its group has the other ordering."""
+"""Beginning of a text in `Item.details`. The name of a consumer with the other ordering follows."""
 
 
 def _other_ordering(wanted: WantedConsumer, found: Survey) -> str:
-    """Return the name of the group's existing consumer with the other ordering; an empty text when there is none.
+    """Return the group's existing consumer with the other ordering (`sales` -> `sales-p0`, or the reverse), or `""`.
 
     A group that has consumers of both orderings cannot consume.
     """

@@ -13,7 +13,7 @@ from mediator.nats.topology.api import NANOSECONDS, ApiError, JetStreamApi
 from mediator.settings import LONGEST_OF_BROKER, check_counts, is_count, is_seconds
 
 PARTITIONS = "mediator.partitions"
-"""The metadata entry with the number of partitions into which the subjects of a stream are divided."""
+"""The metadata entry of a stream with its number of partitions."""
 
 _ATOMIC_LEVEL = 2
 _ATOMIC_VERSION = (2, 12)
@@ -41,7 +41,7 @@ class StreamSettings:
         atomic_batches: Whether the stream accepts batches (nats-server 2.12). The broker stores all events of a batch or
             none. With `sync_interval: always`, batches are much faster than single messages. Batches have a risk: the
             server answers each message of a batch on the reply subject that the sender chose. The server does not check
-            the sender's permissions. Anyone who may publish to the stream can thereby delete streams.
+            whether the sender may publish there. Anyone who may publish to the stream can thereby delete streams.
     """
 
     max_age: float = 7 * 24 * 3600.0
@@ -122,7 +122,7 @@ def stream_differences(wanted: dict[str, Any], found: dict[str, Any], names: Seq
 
 
 def partition_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return a text, in a list, if the number of partitions differs. The order of events depends on this number."""
+    """Return a list with one text if the numbers of partitions differ; otherwise an empty list."""
     metadata: dict[str, str] = found.get("metadata") or {}
     partitions, needed = metadata.get(PARTITIONS), wanted["metadata"][PARTITIONS]
     return [] if partitions == needed else [f"{PARTITIONS} in its metadata is {partitions}, not {needed}"]
