@@ -22,7 +22,7 @@ from mediator.sqlalchemy.schema import buckets, event_of, outbox
 from mediator.sqlalchemy.sqlite import SqliteDatabase
 
 BUSY_PAUSE = 0.05
-"""Seconds after which a relay claims again when other relays have claimed all events."""
+"""When other relays have claimed all events, a relay claims again after this time, in seconds."""
 
 
 class Claims(ABC):
@@ -136,7 +136,7 @@ This is a quarter of all buckets, so that four relays can claim concurrently.
 """
 
 _IS_VALID = buckets.c.bucket.between(0, BUCKETS - 1)
-"""Matches the rows with a valid bucket number. Relays do not lock other rows, since no event belongs to them."""
+"""Matches the rows with a valid bucket number. Relays lock no other rows."""
 
 _CROWDED_SECONDS = 5.0
 """Seconds for which a relay locks only `_SHARE` buckets after it has noticed another relay."""
@@ -226,7 +226,7 @@ class BucketClaims(Claims):
     async def _select(
         self, connection: AsyncConnection, limit: int, without: Collection[str]
     ) -> tuple[Sequence[Row[Any]], float | None]:
-        """Lock buckets, and return the oldest events of these buckets and the batch's `look_again`."""
+        """Lock buckets. Return the oldest events of the locked buckets, and the `look_again` of the batch."""
         wanted = _SHARE if self._monotonic() < self._crowded_until else BUCKETS
         held = await self._lock(connection, wanted)
         rows = await _rows(connection, held, limit, without) if held else ()

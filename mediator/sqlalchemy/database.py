@@ -36,9 +36,9 @@ MODE = "mediator_mode"
 """The execution option that says whether a connection is used to "read" or to "write"."""
 
 OWNER = "mediator_unit_of_work"
-"""The key of the unit of work in the `info` of its session.
+"""Under this key, the `info` of a session holds the unit of work.
 
-In the `info` of a connection, the same key has a weak reference to the unit of work.
+Under the same key, the `info` of a connection holds a weak reference to the unit of work.
 """
 
 _NAME = re.compile(r"\w+")
@@ -221,7 +221,7 @@ def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a listener for events of a dialect. The listener calls `method` through a weak reference.
 
     SQLAlchemy's caches keep the listeners of a dialect after the engine is no longer used. A strong reference to the
-    method would therefore keep the engine alive.
+    method would therefore keep the engine in memory.
     """
     reference = weakref.WeakMethod(method)
 
@@ -238,9 +238,9 @@ def mode_of(connection: Connection | None) -> str | None:
 
 
 def shown(url: URL) -> URL:
-    """Return a URL without its password, and without options other than hosts and ports.
+    """Return a URL without its password. Of the options, only hosts and ports are kept.
 
-    The other options may contain a part of the password, if the password was not percent-encoded.
+    If the password was not percent-encoded, other options may contain a part of the password.
     """
     options = [value for name in {*url.query} - _HOSTS for value in (name, *url.normalized_query[name])]
     if url.password is not None and any("@" in each for each in (url.database or "", *options)):

@@ -2,9 +2,9 @@
 
 When a transaction begins, the session detaches all its objects. A query or `session.get()` then returns a new object
 with the values in the database, and the old object stays readable. When an old object is changed or deleted, or when a
-new object refers to an old object, the session attaches and refreshes the old object. The refresh compares the row of a
-changed or deleted object with the values that the object was loaded with. If the values differ, another transaction has
-written the row, and a `StaleObjectError` is raised.
+new object refers to an old object, the session attaches and refreshes the old object. If the old object was changed
+or deleted, the refresh compares the row with the values that the old object was loaded with. If the values differ,
+another transaction has written the row, and a `StaleObjectError` is raised.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -26,9 +26,9 @@ from mediator.blocks import contextmanager
 from mediator.errors import misuse
 
 _QUERIES = ("dynamic", "write_only")
-"""Loading strategies of relationships that are queried, and never hold objects in memory."""
+"""A relationship with one of these loading strategies is only queried, and holds no objects in memory."""
 _NOT_READ = (*_QUERIES, "raise", "raise_on_sql", "noload")
-"""`Session.refresh` does not load relationships with these loading strategies, even when given their names."""
+"""`Session.refresh` does not load relationships with these loading strategies, even if their names are given."""
 
 _CHANGEABLE: tuple[type, ...] = (dict, list, set, MutableBase)
 """Types of values that can be changed in place."""
@@ -38,7 +38,7 @@ State = InstanceState[Any]
 
 @dataclass(frozen=True, slots=True)
 class _Returned:
-    """A detached object that was attached to the session again, and the values that it was loaded with."""
+    """A detached object that was attached again, and the values that the object was loaded with."""
 
     entity: object
     loaded: dict[str, Any]
@@ -48,7 +48,7 @@ class _Returned:
 class _Change:
     """A change of one attribute.
 
-    `added` and `removed` are the objects that a collection gained and lost. Any other attribute was set to `value`.
+    A collection gained the objects `added`, and lost the objects `removed`. Any other attribute was set to `value`.
     """
 
     key: str
@@ -84,7 +84,7 @@ class _Change:
 class DetachedObjects:
     """The objects that a session detached when a transaction began.
 
-    While `letting_go` is true, this class detaches objects, and the unit of work keeps tracking detached aggregates.
+    `letting_go` is true while this class detaches objects. The unit of work keeps tracking the detached aggregates.
     """
 
     def __init__(self, session: Session) -> None:
@@ -282,8 +282,8 @@ class DetachedObjects:
         now = state.dict.get(key)
         if before is now or kind.compare_values(before, now):
             return True
-        # The database may return a written value in another form. SQLite, for example, drops the zone of a time. Both
-        # forms give the same parameter for the driver.
+        # The database may return a written value in another form. SQLite, for example, drops the zone of a time. The
+        # driver gets the same parameter for both forms.
         dialect = self._session.get_bind().dialect
         process = kind.dialect_impl(dialect).bind_processor(dialect)
         return process is not None and bool(process(before) == process(now))

@@ -83,7 +83,7 @@ _POOL = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 10.0, "pool_recycl
 _databases: weakref.WeakKeyDictionary[Engine, weakref.ref[Database]] = weakref.WeakKeyDictionary()
 """The database of each engine.
 
-A strong reference to a database would keep its engine alive forever. The engine's listeners keep the database alive.
+The engine's listeners keep the database in memory. A strong reference here would keep the engine in memory forever.
 """
 
 

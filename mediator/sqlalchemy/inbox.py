@@ -74,9 +74,9 @@ class SqlAlchemyInbox(Inbox):
         return await self._admit_parked_key(connection, consumer, key) if found[0] else Admission.NEW
 
     async def _admit_parked_key(self, connection: AsyncConnection, consumer: str, key: str) -> Admission:
-        """Return the admission of a new event, after a query has found parked events of the event's key.
+        """Return the admission of a new event. A query has already found parked events with the same key.
 
-        This method locks the key and repeats the query, since a replay may be removing the key's last parked event.
+        This method locks the key and repeats the query, since a replay may be removing the last of these parked events.
         """
         await lock_key(connection, consumer, key)
         parked = (await connection.execute(select(is_key_parked(consumer, key)))).scalar_one()
@@ -137,7 +137,7 @@ class SqlAlchemyInbox(Inbox):
         return True
 
     async def takes_writes(self) -> bool:
-        """Return whether the database can commit a row of 256 KiB. The row is deleted afterwards.
+        """Return whether the database can commit a row of 256 KiB. The committed row is deleted again.
 
         A small row would prove little, since a file on a full disk often has space for a small row. A rollback in place
         of the commit would prove nothing, since a rollback does not write to the disk.

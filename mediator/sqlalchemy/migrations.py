@@ -40,8 +40,8 @@ _APPLICATION = "{application}"
 class Migration:
     """A step from the previous version of the tables to the next version.
 
-    While the step is applied and for some time afterwards, processes still use the previous version. These processes
-    must work after the step, too.
+    During the step and for some time after the step, some processes still use the previous version. These processes
+    must keep working.
 
     Attributes:
         version: The version that the tables have after the step.

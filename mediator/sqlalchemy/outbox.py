@@ -101,7 +101,7 @@ class SqlAlchemyOutboxContents(OutboxContents):
     def _time(self, table: Table) -> ColumnElement[Any]:
         """Return an SQL expression for the time of an event, in seconds since the epoch.
 
-        For an event in the archive, this is the time of archiving; for an event in the outbox, the time of the event.
+        In the archive, this is the time at which the event was archived. In the outbox, this is the event's own time.
         """
         if table is archive:
             return archive.c.archived_at
@@ -156,8 +156,8 @@ class SqlAlchemyOutbox(Outbox):
         engine: From `open_engine`.
         archive_seconds: How long published events are kept, in seconds; 72 hours by default. Kept events can be
             published again to a broker that lost its data. 0 keeps no events.
-        doorbell: A signal between processes. After this process commits events, the doorbell wakes the relays of other
-            processes; after another process commits events, the doorbell wakes the relay of this process.
+        doorbell: A signal between processes. When this process commits events, the doorbell wakes the relays of other
+            processes. When another process commits events, the doorbell wakes the relay of this process.
         frozen_seconds: Seconds after which PostgreSQL ends the claim of a relay whose process is frozen. Use more than
             the `batch_timeout` of the relay, since a relay that waits for a slow broker looks frozen to PostgreSQL.
             Events of an ended claim are published again.
@@ -255,7 +255,7 @@ class SqlAlchemyOutbox(Outbox):
         return SqlAlchemyOutboxContents(self._database)
 
     async def pending(self) -> int:
-        """Return how many events wait, including delayed events and events whose key has a refused (parked) event."""
+        """Return how many events wait, including delayed events and events behind a refused (parked) event of their key."""
         async with self._database.reader.connect() as connection:
             return int((await connection.execute(select(func.count()).select_from(outbox))).scalar_one())
 

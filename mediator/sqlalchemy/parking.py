@@ -128,9 +128,9 @@ class SqlAlchemyParking(Parking):
 
 
 async def own_connection(part: object, database: Database, unit_of_work: UnitOfWork) -> AsyncConnection:
-    """Return the connection of the running transaction of `unit_of_work`, for the adapter `part` on `database`.
+    """Return the connection on which `unit_of_work` runs its transaction.
 
-    A `MisuseError` is raised unless `unit_of_work` is a `SqlAlchemyUnitOfWork` on the engine of `database`.
+    If `unit_of_work` is no `SqlAlchemyUnitOfWork` on `database`, a `MisuseError` that names the adapter `part` is raised.
     """
     if not isinstance(unit_of_work, SqlAlchemyUnitOfWork):
         raise misuse.other_unit_of_work(part, unit_of_work)
@@ -171,7 +171,7 @@ async def _take(connection: AsyncConnection, number: int, *, in_order: bool = Tr
     """Remove and return a parked event. With `in_order`, the event must be the first parked event of its key.
 
     Every method locks the row before the key. A replay keeps the row locked while its handlers run. A transaction that
-    locked the key first would keep the key locked during its wait for the row.
+    locked the key first would keep the key locked while it waits for the row.
     """
     event = await _get(connection, number, locked=True)
     if event.partition_key is not None:

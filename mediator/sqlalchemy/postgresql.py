@@ -63,7 +63,7 @@ class Connecting:
         return hiding([*values, *(options if is_password_split else ())])(text)
 
     def through(self, connect: Connect) -> "Connecting":
-        """Return a copy in which `connect` replaces a missing function."""
+        """Return a copy that opens connections with `connect`, unless this object already has a function."""
         return Connecting(self._arguments, self._connect or connect)
 
 
@@ -321,7 +321,7 @@ def _leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> No
 
 
 def _hang_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """If no transaction runs on a connection, close the connection at once. A frozen server would never answer.
+    """If no transaction runs on a connection, close the connection without waiting for the server, which may be frozen.
 
     SQLAlchemy itself closes other connections: SQLAlchemy cancels the statement, and waits at most 2 seconds.
     """

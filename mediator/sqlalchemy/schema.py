@@ -170,7 +170,7 @@ idempotency: Table = Table(
     Column("created_at", Float, nullable=False),
     Index("mediator_idempotency_by_time", "created_at"),
 )
-"""The responses of committed commands, by a hash of their idempotency key."""
+"""The responses of committed commands. `key` is a hash of the idempotency key."""
 
 buckets: Table = Table(
     "mediator_relay_buckets", metadata, Column("bucket", Integer, primary_key=True, autoincrement=False)

@@ -41,8 +41,8 @@ class OwnedSession(Session):
     """A session that uses the engine of its unit of work, and lets only the unit of work end the transaction.
 
     While a transaction runs, a handler can neither roll back the transaction nor close, reset or invalidate the
-    session. The unit of work adopts each aggregate that is loaded or added. Until the aggregate leaves the session, the
-    unit of work collects the events of the aggregate.
+    session. When an aggregate is loaded or added, the unit of work begins to collect the events of the aggregate. The
+    unit of work stops when the aggregate leaves the session.
 
     Attributes:
         detached: The objects that the session loaded before the current transaction.
@@ -105,7 +105,7 @@ class OwnedSession(Session):
         super().refresh(instance, attribute_names, with_for_update)
 
     def _merge(self, state: InstanceState[Any], *args: Any, **options: Any) -> Any:
-        """Merge an object as `Session.merge` does. An object of an earlier transaction is attached again instead.
+        """Attach an object of an earlier transaction again. Merge any other object as `Session.merge` does.
 
         Merging an object of an earlier transaction would overwrite the row's newer values with the object's older
         values.

@@ -176,7 +176,7 @@ class SqliteDatabase(Database):
 
         Python closes the connection with `sqlite3_close_v2`. After this call, SQLite keeps the transaction and its lock
         until all cursors are garbage-collected (https://www.sqlite.org/c3ref/close.html). A traceback may keep a cursor
-        alive for some time.
+        in memory for some time.
         """
         driver_connection: Any = getattr(connection, "driver_connection", None)
         try:
@@ -252,7 +252,7 @@ def _refuse_ended_transaction(connection: Connection) -> None:
     """Raise a `NoUnitOfWorkError` for a statement after the end of a writing transaction.
 
     Without this error, SQLite would commit the statement at once. The statement may come from a task that was not
-    awaited and runs longer than the transaction. Or SQLite itself has ended the transaction after `ON CONFLICT
+    awaited and runs longer than the transaction. SQLite itself may also have ended the transaction, after `ON CONFLICT
     ROLLBACK`, a full disk or an I/O error (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A
     Transaction").
     """

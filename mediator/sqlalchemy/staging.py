@@ -66,10 +66,10 @@ async def _insert(connection: AsyncConnection, events: Sequence[StagedEvent]) ->
 
 
 def lock_numbers(events: Iterable[StagedEvent]) -> list[int]:
-    """Return the numbers of the locks of all ordered keys, without duplicates and in ascending order.
+    """Return the lock numbers of the ordered keys, without duplicates and in ascending order.
 
-    The order prevents deadlocks between two transactions. Two keys may have the same number. Their transactions then
-    wait for each other needlessly, but without harm.
+    The ascending order prevents deadlocks between two transactions. If two keys have the same number, transactions with
+    these keys wait for each other needlessly, but without harm.
     """
     keys = {event.locked_key for event in events} - {None}
     return sorted({zlib.crc32(str(key).encode()) - 2**31 for key in keys})

@@ -31,8 +31,8 @@ from mediator.sqlalchemy.staging import backlog_of, stage_events
 class SqlAlchemyUnitOfWork(UnitOfWork):
     """A unit of work on an SQLAlchemy session.
 
-    Each scope has its own unit of work: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. A transaction takes
-    SQLite's writer lock and a connection, and sends BEGIN, only when the first statement is executed. Outside a running
+    Each scope has its own unit of work: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. Only the first
+    statement of a transaction takes SQLite's writer lock and a connection, and sends BEGIN. Outside a running
     transaction, the session can only read, and writing raises `NoUnitOfWorkError`. The commit of events raises
     `SchemaError` when the table of the outbox does not exist.
 
@@ -127,7 +127,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         """Wait for the writer lock.
 
         The caller may be a task that a handler has not awaited. If the transaction ends while this task waits, the task
-        releases the lock at once.
+        takes the lock and releases the lock at once.
         """
         running, acquired = self._running, False
         async with self._taking_turn:
@@ -140,7 +140,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
                 raise misuse.no_unit_of_work("A statement of a transaction that has ended")
 
     def doom_by_database(self, error: BaseException, *, lost: bool = False) -> None:
-        """After an error of the database, make it impossible to commit the running transaction (doom it).
+        """After an error of the database, doom the running transaction (make its commit impossible).
 
         If the handler itself has set a savepoint, an error inside the savepoint does not doom the transaction. The
         handler can roll back to the savepoint. A lost connection (`lost`) always dooms the transaction.
@@ -222,7 +222,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._writer = writer  # fixed during the transaction: another engine would use another connection
 
     async def _begin_anew(self) -> None:
-        """End the session's reading transaction and detach its objects, so that the next transaction reloads them."""
+        """End the reading transaction, and detach all objects, so that the next transaction reloads the objects."""
         if self.settling:
             raise misuse.already_running("whose COMMIT is not answered yet")
         if self._session is None or self._held is None:
@@ -291,7 +291,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
                 if (unknown := self._unknown_outcome(transaction_id, error)) is not None:
                     raise unknown from error
                 raise
-            failure = error  # COMMIT succeeded; a listener or the return to the pool failed
+            failure = error  # COMMIT succeeded, but a listener or the return of the connection to the pool failed
             await self._abandon_session()
         try:
             self._free()
@@ -316,7 +316,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._committing = connection
 
     def _has_committed(self) -> bool:
-        """Return whether the database has confirmed COMMIT. Until then, SQLAlchemy keeps its transaction object."""
+        """Return whether the database has confirmed COMMIT. At the confirmation, SQLAlchemy drops its transaction object."""
         return self._committing is not None and self._committing.get_transaction() is None
 
     async def _abandon_session(self) -> None:

@@ -37,7 +37,7 @@ _PAUSE_FACTOR = 0.9
 _TURNSTILE_SECONDS = 0.5
 """Seconds a writer waits for the turnstile. A process that holds the turnstile longer is assumed to be frozen."""
 _IGNORING_SECONDS = 5.0
-"""Seconds for which writers do not wait for the turnstile after a writer has waited `_TURNSTILE_SECONDS` in vain."""
+"""After a writer has waited `_TURNSTILE_SECONDS` in vain, no writer waits for the turnstile for this many seconds."""
 
 
 class WriterLock:

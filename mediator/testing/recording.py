@@ -138,7 +138,7 @@ class RecordingMediator(Mediator):
         mode: TransactionMode = TransactionMode.DEFAULT,
         context: MessageContext | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-        """Record the stream request, and return a context of its items. Raises the same errors as `send`."""
+        """Record the stream request, and return a context that yields its items. Raises the same errors as `send`."""
         if not isinstance(request, StreamRequest):
             raise misuse.wrong_kind(request, "stream")
         check_mode(mode)

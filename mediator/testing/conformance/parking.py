@@ -329,13 +329,13 @@ class ParkingConformance(StorageSuite):
 
 
 _KEYS_AND_ENDS = list(product(("k", None), (True, False)))
-"""Pairs such as `("k", True)`: the key of a replayed event, or `None`, and whether the replay commits."""
+"""Pairs such as `("k", True)`: the replayed event has the key "k", and the replay commits."""
 
 Pause = Callable[[], Awaitable[object]]
 
 
 async def _replay(storage: StorageUnderTest, number: int, pause: Pause, *, reserves: bool, commits: bool) -> None:
-    """Replay an event. With `reserves`, pause after the event is reserved. Without, pause after the event is taken."""
+    """Replay an event. With `reserves`, pause after `Parking.reserve`. Without `reserves`, pause after `Parking.take`."""
     with suppress(LookupError):
         async with storage.transaction() as unit_of_work:
             if reserves:
@@ -359,7 +359,7 @@ async def _arrive(storage: StorageUnderTest, pause: Pause) -> None:
 
 @asynccontextmanager
 async def _paused(act: Callable[[Pause], Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
-    """Run `act` until `act` pauses, then the body of the context, and then the rest of `act`."""
+    """Run `act`, and run the body of the context while `act` pauses."""
     reached, go = asyncio.Event(), asyncio.Event()
 
     async def pause() -> None:

@@ -155,7 +155,7 @@ class _DoHandler(RequestHandler[Do, Any]):
 
 
 def writing(row: str, *, fails: bool = False) -> Action:
-    """Return an action that writes a row and adds an event of the same text. With `fails`, the action then fails."""
+    """Return an action that writes a row and adds an event with the same text. With `fails`, the action fails at its end."""
 
     async def action(storage: StorageUnderTest) -> str:
         await storage.write(row)

@@ -105,7 +105,7 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.GROUP_OWNER)
     async def test_a_group_belongs_to_one_application_and_another_one_gets_no_events(self) -> None:
-        """The second application is refused or waits. Otherwise, each application would miss some of the events."""
+        """The second application is refused or waits. If both got events, each application would miss some of the events."""
         async with self.holding(event("first", "k")) as transport:
             ours, theirs = transport.subscribe("group"), transport.subscribe("group")
             ours.use_application("billing")
@@ -662,7 +662,7 @@ class BrokerOutageConformance(TransportSuite):
 
     @_during_outages
     async def test_settling_during_an_outage_raises_no_error(self) -> None:
-        """A handler whose event took effect must not fail afterwards. A lost acknowledgement only causes a redelivery."""
+        """When the event has taken effect, `ack` must not fail. A lost acknowledgement only causes a redelivery."""
         async with self.opened() as transport, self.reading(transport, ack_wait=1.0) as reader:
             await transport.store(*events(3, "k"))
             held = await reader.hold_one()

@@ -295,7 +295,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_a_full_outbox_accepts_events_after_its_events_were_settled(self) -> None:
-        """An adapter may use an older count of the events. The outbox may then refuse events for some more seconds."""
+        """If an adapter uses an older count of the events, the outbox may refuse events for some more seconds."""
         async with self.opened() as storage:
             await self._write(storage, "a", "b", "c")
             async with storage.outbox.claim(10) as batch:
@@ -354,7 +354,7 @@ class CancellationConformance(StorageSuite):
                 assert await storage.do(writing("b")) == "b"
 
     async def test_a_command_that_is_cancelled_during_its_commit_is_committed(self) -> None:
-        """A COMMIT that has begun is completed, and the cancellation is raised afterwards."""
+        """A COMMIT that has begun is completed. The cancellation is raised after the COMMIT."""
         for point in ("unit_of_work.during_commit", "unit_of_work.after_commit"):
             async with self.opened() as storage:
                 await self._send_and_cancel(storage, point)

@@ -87,7 +87,7 @@ def freeze_events(
 
 
 def freeze(event: DistributedEvent | type[DistributedEvent], codec: EventCodec) -> FrozenEvent:
-    """Return the current schema and a sample of an event. The sample of a class is made from its schema.
+    """Return the current schema and a sample of an event. For a class, the sample is made from the schema.
 
     Raises:
         DeclarationError: The payload cannot be described, or no sample payload can be made.

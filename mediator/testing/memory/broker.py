@@ -383,7 +383,7 @@ class InMemoryEventPublisher(EventPublisher):
 
     Args:
         broker: The broker that stores the events.
-        application: The source of events without a source. Needed only without an outbox: an outbox sets the sources.
+        application: Becomes the source of events without a source. Needed only without an outbox: an outbox sets sources.
     """
 
     def __init__(self, broker: InMemoryBroker, *, application: str | None = None) -> None:

@@ -39,8 +39,8 @@ class InMemoryDatabase:
         archive: The events that the broker has stored.
         archived: Maps the id of each archived event to its sequence and its archiving time, in seconds since the epoch.
         inbox: The consumer, source and id of each event that took effect or is parked.
-        starts: Maps the consumer, source and id of an event to the number of starts and the state of the last start
-            of its handlers. An event in the inbox has no entry.
+        starts: Maps the consumer, source and id of an event to a pair: how often the event's handlers were started, and
+            the state of the last start. An event in the inbox has no entry.
         places: Maps event ids to the numbers that order the outbox. An event that leaves the outbox keeps its number.
         available: Whether the database works. With False, no transaction can commit, as during an outage.
         application: The application's name, which becomes the source of the events. `InMemoryOutbox` sets this name.
