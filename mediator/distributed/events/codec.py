@@ -39,7 +39,7 @@ class PlainDataCodec(EventCodec, Protocol):
     """A codec that decodes in two steps: bytes to plain data, and plain data to an event. Upcasters run in between."""
 
     def decode_data(self, data: bytes, /) -> dict[str, Any]:
-        """Decode a payload to dictionaries, lists, strings, numbers, booleans and `None`, in a new object each time.
+        """Decode a payload to new dictionaries, lists, strings, numbers, booleans and `None`.
 
         Raises:
             EventNotDecodableError: The payload is not an object with fields.
@@ -69,9 +69,9 @@ class SchemaCodec(PlainDataCodec, Protocol):
 
 
 HARMLESS_BYTES = 4096
-"""The largest payload, in bytes, that is too small for a hash collision attack (see `check_collisions`)."""
+"""Up to this many bytes, a payload is too small for a hash collision attack (see `check_collisions`)."""
 _LONGEST = 1000
-"""The length of the longest number that is checked, in characters. A payload has room for few longer numbers."""
+"""Numbers with more characters are not checked, because a payload has room for only a few of them."""
 _MOST = 100
 """How many different numbers may share one hash.
 
@@ -89,7 +89,7 @@ def check_collisions(plain: object) -> None:
     Raises:
         ValueError: More than 100 numbers share one hash.
     """
-    alike: dict[str, set[str]] = {}  # by hash; each hash is kept as a string, because strings cannot be made to collide
+    alike: dict[str, set[str]] = {}  # the keys are hashes as strings, because strings cannot be made to collide
     waiting: list[Any] = [plain]
     while waiting:
         part = waiting.pop()

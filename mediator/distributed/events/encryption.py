@@ -41,9 +41,9 @@ class EncryptingCodec:
     """An `EventCodec` that encrypts the payloads of an inner codec.
 
     Give the codec to the unit of work: `codec=EncryptingCodec(MsgspecCodec(), cipher)`. The receiving application uses
-    an `EncryptingCodec` with the same secrets. The partition key stays readable, in the envelope and before the
-    ciphertext, so a key must hold no personal data. Upcasters get unencrypted payloads. Frozen samples (files with
-    example payloads, which tests of event classes read) are unencrypted too.
+    an `EncryptingCodec` with the same secrets. The partition key stays readable in the envelope and in front of the
+    ciphertext. So a partition key must hold no personal data. Upcasters get unencrypted payloads. Frozen samples
+    (example payloads in files, for tests) are unencrypted too.
 
     Args:
         codec: Encodes the payload before it is encrypted.

@@ -38,7 +38,7 @@ class DistributedEvent:
     __slots__ = ()
 
     event_type: ClassVar[str] = ""
-    """`<domain>.<name>`, both of up to 64 lower-case letters, digits and hyphens. Each domain has its own stream."""
+    """`<domain>.<name>`: two words of up to 64 lower-case letters, digits and hyphens. A domain has one stream."""
 
     event_version: ClassVar[int] = 1
     """Increase this when the payload changes incompatibly."""
@@ -65,8 +65,7 @@ class DistributedEvent:
 class _NoPartitionKey:
     """An attribute that is `None` on an event and missing on its class.
 
-    If a dataclass has a field `partition_key`, an inherited normal attribute or property would become the default of
-    the field.
+    A dataclass may have a field `partition_key`. An inherited property would become the default of that field.
     """
 
     def __get__(self, event: DistributedEvent | None, event_class: type[DistributedEvent]) -> None:

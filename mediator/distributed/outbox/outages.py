@@ -93,11 +93,11 @@ class Outages:
         return None
 
     def forget(self, *, left_out: Collection[str], results: Sequence[PublishResult]) -> None:
-        """Forget the outage of each domain that has no more events: a domain neither in `left_out` nor in `results`.
+        """Forget the outages of all domains that are neither in `left_out` nor in `results`.
 
-        Without events, no result would ever end the outage. Nothing is logged, because the stream may still be
-        unavailable. Call this when no events are left to claim, except events of the domains in `left_out`. `results`
-        are the results of the events that were claimed last.
+        Call this after the last claim, when only the domains in `left_out` may have more events. `results` are the
+        results of that claim. A domain without events gets no results, so no result would ever end its outage. Nothing
+        is logged, because the stream may still be unavailable.
         """
         waiting = {*left_out, *(_domain(result) for result in results)}
         for domain in self._outages.keys() - waiting:

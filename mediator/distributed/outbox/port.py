@@ -122,7 +122,7 @@ class Outbox(ABC):
         While a relay holds a claim, no other relay can claim events of the same partition keys. The claim of a process
         that died ends at once. The batch is empty when no event is waiting, or when other relays hold all waiting
         events. A delayed event is left out until it is due. An event that waits behind a refused event of its key is
-        left out too. If the body raises an error, events that the body has settled may be in the outbox again.
+        left out too. If the `async with` body raises an error, events that it settled may be in the outbox again.
         """
 
     @abstractmethod
@@ -162,9 +162,8 @@ class Outbox(ABC):
 
         Waiting events are only counted, because every committed event has to be published. Call `erase` again once the
         waiting events are published. An event that moves during the call, to the archive or back to the outbox, counts
-        as waiting. If `Erased.pending` is 0, only events that were committed since the call are left. Payloads that
-        were published unencrypted may have been copied; see `PayloadCipher` for payloads that can be made unreadable
-        everywhere.
+        as waiting. If `Erased.pending` is 0, no event of the key is left that was committed before the call. Published
+        payloads may have been copied. `PayloadCipher` explains how to make encrypted payloads unreadable everywhere.
 
         Raises:
             SettingError: The key is empty.

@@ -71,10 +71,10 @@ class PublishResult:
 
     Attributes:
         event: The event as it was given.
-        error: `None` when the broker has stored the event (now, or earlier under the same id). A
-            `PublisherUnavailableError` when the outcome is unknown and the event may be sent again. An
-            `EventHeldBackError` when the event was not sent because an earlier event of its partition key was not
-            stored. An `EventRefusedError` when the broker would refuse the event again.
+        error: `None`: the broker has stored the event, now or earlier under the same id. `PublisherUnavailableError`:
+            the outcome is unknown, and the event may be sent again. `EventHeldBackError`: the event was not sent,
+            because an earlier event of its partition key was not stored. `EventRefusedError`: the broker would refuse
+            the event again.
         duplicate: `True` if the broker already knew the id, and stored nothing this time.
     """
 
@@ -87,7 +87,7 @@ class EventPublisher(ABC):
     """Sends events to the broker, and reports for each event whether the broker has stored it.
 
     Attributes:
-        application: The source of events without a source; `None` when the outbox sets the source of each event.
+        application: The source for events that have none; `None` when the outbox sets the source of each event.
     """
 
     application: str | None = None
@@ -96,10 +96,10 @@ class EventPublisher(ABC):
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         """Send events, and return one result for each event, in the given order.
 
-        Events of one partition key are stored in the given order. After an event failed, no later event of its key is
-        sent in this call; each later event gets an `EventHeldBackError`. In an outage, a later event may get a
-        `PublisherUnavailableError` instead. Never return that error after a refused event: the relay would conclude
-        that the whole domain has an outage.
+        Events of one partition key are stored in the given order. If an event fails, later events of its key are not
+        sent in this call, and get an `EventHeldBackError`. If an event fails in an outage, the later events may get a
+        `PublisherUnavailableError` instead. If an event is refused, later events must not get that error: the relay
+        would conclude that the whole domain has an outage.
 
         An event that is sent twice is stored once, as long as the broker remembers its id. The call is bounded in time.
         An unavailable broker is reported in the results, not raised. After a cancellation the outcome of the events in

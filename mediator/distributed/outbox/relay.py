@@ -29,9 +29,9 @@ class OutboxRelay:
     event. The relay logs the outage once, and tries again with growing pauses (0.1 to 15 s). When only the stream of
     one domain is unavailable, the events of other domains are still published.
 
-    An event that the broker refuses for its content is parked at once. Later events of its partition key wait until the
-    parked event is replayed or discarded. Old events are deleted by a separate task. When the deletion fails or hangs,
-    no event is delayed.
+    An event that the broker refuses for its content is parked at once (see `Parking`). Later events of its partition
+    key wait until the parked event is replayed or discarded. A separate task deletes old events, so a deletion that
+    fails or hangs delays no event.
 
     Args:
         outbox: The outbox in which the events wait.
@@ -41,8 +41,8 @@ class OutboxRelay:
             process wake the relay.
         batch_timeout: The longest time that the publisher may take for a batch, in seconds; less than 10 s. After 10 s,
             another relay can claim the events of a process that hangs.
-        drain_timeout: The time in which the current batch must end when the relay is stopped, in seconds. After the
-            batch, a running deletion of old events has the same time again.
+        drain_timeout: How long the current batch may take after the relay is stopped, in seconds. After the batch, a
+            running deletion of old events gets another `drain_timeout` seconds.
         clean_interval: The interval at which old events are deleted from the archive, in seconds.
         rng: The random number generator for the jitter of pauses.
         clock: Returns the monotonic time in seconds, for the pauses of single domains.
@@ -204,5 +204,5 @@ class OutboxRelay:
 
 
 def _may_differ(results: Sequence[PublishResult]) -> bool:
-    """Return false if every event was held back: the next claim would then return the same events."""
+    """Return false if every event was held back, because the next claim would return the same events."""
     return any(not isinstance(result.error, EventHeldBackError) for result in results)

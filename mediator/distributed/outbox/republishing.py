@@ -57,7 +57,7 @@ class Republishing:
         contents: The archive.
         publisher: Sends the events to the broker.
         throttle: Limits the rate; `None` for no limit.
-        patience: The longest time that the broker may be unavailable, in seconds, before the run fails.
+        patience: How long a batch may wait for an unavailable broker before the run fails, in seconds.
         clock: Returns the monotonic time in seconds.
     """
 

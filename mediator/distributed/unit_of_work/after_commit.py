@@ -11,7 +11,7 @@ from mediator.errors import AfterCommitError, CommittedError
 from mediator.strategies import is_failure
 
 _LONGEST_CHAIN = 20
-"""The largest number of errors that are examined in a chain of causes."""
+"""How many errors are examined in a chain of `__cause__`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class AfterCommitQueue:
 
         Raises:
             AfterCommitError: A call failed or did not end in time, or there are several errors.
-            CommittedError: No call failed, and there is one error: from `errors`, or from `deliver`.
+            CommittedError: No call failed, and there is only one error: given in `errors`, or raised by `deliver`.
         """
         if deliver is not None:
             try:
@@ -130,9 +130,9 @@ def _grouped(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def _has_committed(error: BaseException, message: object) -> bool:
-    """Return whether the notification had committed before `error` was raised.
+    """Return whether the transaction of the notification had committed before `error` was raised.
 
-    If `error` is a group of the errors of handlers that commit separately, all of these handlers must have committed.
+    A group holds the errors of handlers that commit separately. All of these handlers must have committed.
     """
     if grouped := _grouped(error):
         return all(_has_committed(each, message) for each in grouped)
@@ -140,9 +140,10 @@ def _has_committed(error: BaseException, message: object) -> bool:
 
 
 def _not_committed(error: BaseException, message: object) -> list[object]:
-    """Return the notifications that have to be published again.
+    """Return the notifications to publish again.
 
-    The given notification is left out if it committed. Notifications that waited for that commit and failed are added.
+    The given notification is left out if its transaction committed. Failed notifications that waited for this commit
+    are added.
     """
     itself = [] if _has_committed(error, message) else [message]
     return [*itself, *_following(error, message)]

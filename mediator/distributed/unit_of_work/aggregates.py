@@ -12,8 +12,8 @@ class AggregateTracker(EventCollector):
     """Collects the events that aggregates record, for the running transaction.
 
     A collected event belongs to the transaction and no longer to the aggregate. So the event is published even if the
-    session drops the aggregate. The event is dropped when the transaction is rolled back, or when a savepoint that was
-    set before the event is rolled back.
+    session drops the aggregate. A rollback of the transaction drops the event. A rollback to a savepoint drops the
+    events that were recorded after the savepoint.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class AggregateTracker(EventCollector):
         self._waiting: list[AggregateRoot] = []
 
     def track(self, aggregate: AggregateRoot, /) -> None:
-        """Publish all events that the given aggregate has recorded or will record until the transaction ends.
+        """Publish all events that an aggregate has recorded, and those that it records until the transaction ends.
 
         Use this method for aggregates that are not in the session of the unit of work. For example, a repository
         without a session tracks the aggregates that it saves.

@@ -41,21 +41,21 @@ class DistributedEventBroker:
     def add(self, event: DistributedEvent, /, *, deliver_at: datetime | None = None) -> str:
         """Add an event to send after the commit of the running transaction, and return the id of the event.
 
-        The event is encoded at once, and must not be changed afterwards. Events of one partition key arrive in the
-        order in which they were added and committed. A delayed event is not kept in that order: a delayed event neither
-        waits for earlier events nor makes later events wait.
+        The event is encoded at once. The caller must not change the event after this call. Events of one partition key
+        arrive in the order in which they were added and committed. Delayed events are an exception: a delayed event
+        neither waits for earlier events nor makes later events wait.
 
         Args:
             event: The event.
-            deliver_at: The time before which the event is not published, timezone-aware. The time is compared with the
-                clock of the database. Until that time, `outbox.cancel(event_id)` can cancel the event. With `None` the
-                event is published at once.
+            deliver_at: The earliest time to publish the event, timezone-aware; `None` to publish the event at once. The
+                time is compared with the clock of the database. Until that time, `outbox.cancel(event_id)` can cancel
+                the event.
 
         Raises:
             MisuseError: The object is not a distributed event, or the time is not a timezone-aware datetime.
             DeclarationError: The class of the event declares no valid type.
-            EventNotSerializableError: The partition key of the event is an empty text. Or the event cannot be encoded;
-                the transaction can then only be rolled back.
+            EventNotSerializableError: The partition key of the event is an empty text, or the event cannot be encoded.
+                If the encoding failed, the transaction can only be rolled back.
             NoUnitOfWorkError: No transaction runs.
         """
         check_event(event, deliver_at)

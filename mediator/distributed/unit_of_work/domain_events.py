@@ -11,7 +11,7 @@ from mediator.errors.root import name_of
 from mediator.messages import Origin
 
 _STRIDE = 20
-"""The event loop runs once after this many events. Otherwise, handlers that never wait would delay all timeouts."""
+"""After this many events, other tasks get a turn. Handlers that never wait would otherwise delay all timeouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class _Waiting:
         return self.recorded.number < other.recorded.number
 
     def path(self) -> list[object]:
-        """Return the events that caused this event, in order, followed by this event."""
+        """Return the chain of events that led to this event. This event is the last of the chain."""
         found: list[object] = []
         each: _Waiting | None = self
         while each is not None:

@@ -328,15 +328,15 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             response: The response of the command, which the scope keeps together with the outcome.
             then: A function to call with the events right after the commit. With `then`, the events are not stored in
                 the outbox. The function has to limit its own duration. Its errors are raised to the caller.
-            after_commit_timeout: How long all calls that waited for the commit may take, in seconds.
+            after_commit_timeout: How long all calls added with `after_commit` may take together, in seconds.
 
         Raises:
-            AfterCommitError: The transaction committed, but a call that waited for the commit failed.
-            CommittedError: The transaction committed, but the database's answer was followed by an error.
-            RolledBackError: A joined dispatch failed, and the caller of that dispatch caught the error.
+            AfterCommitError: The transaction committed, but a call that was added with `after_commit` failed.
+            CommittedError: The transaction committed, but an error followed.
+            RolledBackError: A dispatch that joined the transaction failed, and its caller caught the error.
             NoUnitOfWorkError: The session of another unit of work in this scope holds changes that nothing would write.
-            StaleObjectError: This transaction changed an object that an earlier transaction had loaded. Another
-                transaction changed the row of that object in between.
+            StaleObjectError: An earlier transaction loaded an object, another transaction changed the object's row, and
+                this transaction changed the object after that.
             CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
             DispatchDepthError: Domain events cause each other without end, or there are more than `max_domain_events`
                 domain events.
@@ -372,11 +372,11 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         deliver: Coroutine[Any, Any, None] | None,
         timeout: float,  # noqa: ASYNC109  # the bound is part of the promise
     ) -> None:
-        """Deliver the events and make the calls that waited for the commit, even if some of them fail."""
+        """Deliver the events and make the calls that were added with `after_commit`, even if a call fails."""
         errors: list[BaseException] = []
         try:
             await failpoints.reach("unit_of_work.after_commit")
-        except Exception as error:  # collected: the calls that wait for the commit are still made
+        except Exception as error:  # collected: the calls are still made
             errors.append(error)
         message = running.dispatch.message
         await running.after_commit.run(running.id, message, response, deliver, timeout=timeout, errors=errors)
@@ -498,20 +498,20 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     # Rollback-only state and savepoints, as in `mediator.transactions.Transaction`.
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first call sets the cause."""
+        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first call says why."""
         if self._running is not None:
             self._running.doomed(message, error)
 
     def after_commit(self, message: object, call: Callable[[], Awaitable[Any]], /) -> None:
-        """Make a call after the commit. A rollback, even if only to the innermost savepoint, drops the call."""
+        """Make a call after the commit. A rollback of the transaction, or to an earlier savepoint, drops the call."""
         self._require(message).after_commit.add(message, call)
 
     @asynccontextmanager
     async def savepoint(self, message: object, /) -> AsyncGenerator[None, None]:
-        """Set a savepoint and run the body. If the body fails, only its work and its events are rolled back.
+        """Set a savepoint and run the body. If the body fails, only its own work and events are rolled back.
 
         Raises:
-            RolledBackError: A joined dispatch failed, and the caller of that dispatch caught the error.
+            RolledBackError: A dispatch that joined the transaction failed, and its caller caught the error.
         """
         running = self._require(message)
         handle = await self.set_savepoint()

@@ -67,7 +67,7 @@ def lack_of_unit_of_work(subject: object) -> NoUnitOfWorkError:
 
 
 def described(transaction: Transaction) -> str:
-    """Return the class of a running transaction, with the database and the id if these are known, for errors."""
+    """Describe a running transaction for errors: its class and, if they are known, its database and its id."""
     text: str = getattr(transaction, "described", name_of(transaction))
     return text
 

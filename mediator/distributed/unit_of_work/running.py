@@ -37,7 +37,7 @@ class CollectedEvent:
         id: The id, made once when the event was added.
         time: When the event was added, in UTC.
         context: The context of the message that was being handled when the event was added.
-        deliver_at: The time before which the event is not published (timezone-aware); `None` for at once.
+        deliver_at: The earliest time to publish the event, timezone-aware; `None` to publish the event at once.
         data: The payload, encoded when the event was added; `None` to encode the payload at the commit.
     """
 
@@ -130,7 +130,7 @@ class Doom:
 
 @dataclass(slots=True)
 class _Level:
-    """The numbers of events and calls at a savepoint or at `begin`, and the doom of the work after that point."""
+    """The counts of events and calls at a savepoint or at `begin`, and the doom of the work since then."""
 
     events: int
     calls: int
@@ -147,7 +147,7 @@ class RunningTransaction:
         max_domain_events: How many domain events the transaction may publish; `None` for any number.
         events: The events collected so far, in the order of `add`.
         recorded: The domain events that wait to be published before the commit.
-        sealed: `True` once the storing of the events has begun. An event that is added later would be lost.
+        sealed: `True` once the transaction has begun to store its events. It accepts no more events from then on.
     """
 
     id: str
@@ -170,13 +170,13 @@ class RunningTransaction:
 
     @property
     def dispatch(self) -> Frame:
-        """The frame in which the transaction began: a dispatch, or a scope inside a dispatch."""
+        """The frame of the dispatch, or of the scope, in which the transaction began."""
         return self.frame.dispatch or self.frame
 
     def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
         """Accept no more events, and return the encoded events.
 
-        `stage` is false when the events are delivered directly, without an outbox. A delayed event then raises a
+        If `stage` is false, the events are delivered directly. Direct delivery of a delayed event raises a
         `MisuseError`, because nothing could keep the event. An event that cannot be encoded raises an `EventError`.
         """
         self.sealed = True
@@ -223,7 +223,7 @@ class RunningTransaction:
         return self._levels[-1].doom
 
     def doomed(self, message: object, error: BaseException) -> None:
-        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first call sets the cause."""
+        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first call says why."""
         level = self._levels[-1]
         if level.doom is None:
             level.doom = Doom(message, error)

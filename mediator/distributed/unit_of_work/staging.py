@@ -17,7 +17,7 @@ class StagedEvent:
     Attributes:
         event: The envelope.
         key_locking: The `key_locking` of the event's class (see `DistributedEvent`).
-        deliver_at: The time before which the event is not published (timezone-aware); `None` for at once.
+        deliver_at: The earliest time to publish the event, timezone-aware; `None` to publish the event at once.
     """
 
     event: CloudEvent
@@ -28,7 +28,7 @@ class StagedEvent:
     def locked_key(self) -> str | None:
         """The partition key if the key has to be locked while the event is stored; else `None`.
 
-        The key of a delayed event is not locked, because a delayed event is not kept in the order of its key.
+        The key of a delayed event is not locked, because delayed events are published without order.
         """
         return self.event.partitionkey if self.key_locking == "strict" and self.deliver_at is None else None
 
@@ -37,7 +37,7 @@ def count_waiting(events: Sequence[StagedEvent], max_pending: int) -> int:
     """Return how many of the events will wait in the outbox after the commit. Delayed events do not count.
 
     Raises:
-        EventLimitError: More than `max_pending` of these events would wait. A later try cannot succeed either.
+        EventLimitError: More than `max_pending` events would wait. A later try cannot succeed either.
     """
     count = sum(each.deliver_at is None for each in events)
     if count > max_pending:
