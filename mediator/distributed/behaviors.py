@@ -35,8 +35,8 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
     Commands and notifications that are dispatched inside a running transaction join that transaction.
 
     Without a type argument the behavior applies to commands and notifications. With several databases, derive one class
-    for each database: `class BillingTransaction(DistributedUnitOfWorkBehavior[BillingCommand])`. The most specific
-    class applies to a message.
+    for each database: `class BillingTransaction(DistributedUnitOfWorkBehavior[BillingCommand])`. If several classes
+    fit a message, only the most specific class applies.
 
     Args:
         unit_of_work: The unit of work of this scope.
@@ -109,12 +109,12 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
 
         Raises:
             NoUnitOfWorkError: The message is a command that would join the transaction of a query.
-            RolledBackError: A joined dispatch failed, and the caller of that dispatch caught the error.
+            RolledBackError: A dispatch in this transaction failed, and the caller of that dispatch caught the error.
             CommitOutcomeUnknownError: The database's answer to COMMIT was lost.
             EventsNotPublishedError: The transaction committed, but direct delivery failed. The error carries the
                 response.
-            AfterCommitError: The transaction committed, but a call that waited for the commit failed. The error carries
-                the response.
+            AfterCommitError: The transaction committed, but a notification or another call after the commit failed. The
+                error carries the response.
         """
         scope = current_scope("a unit of work")
         if scope.transaction is not None or not scope.transactional:
@@ -177,7 +177,7 @@ class ReadOnlyTransactionBehavior(PipelineBehavior[Q, Any]):
     its own transaction.
 
     Without a type argument the behavior applies to queries. With several databases, derive one class for each database:
-    `class BillingReading(ReadOnlyTransactionBehavior[BillingQuery])`. The most specific class applies to a query.
+    `class BillingReading(ReadOnlyTransactionBehavior[BillingQuery])`. If several classes fit, the most specific wins.
 
     Args:
         unit_of_work: The unit of work of this scope.

@@ -60,7 +60,7 @@ def stated_by(event: CloudEvent) -> Caller:
 async def vouched(authenticate: Callable[[Any], Awaitable[Caller | None]], sent: Any, what: str) -> Caller | None:
     """Return the caller that an authenticator has verified; `None` when the authenticator has verified nobody.
 
-    Any other result raises a `NotAuthorizedError`, and errors of the authenticator are passed on.
+    Any other result raises a `NotAuthorizedError`. Errors of the authenticator are passed on.
     """
     caller: object = await authenticate(sent)
     if caller is not None and not isinstance(caller, Caller):

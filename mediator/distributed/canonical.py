@@ -1,4 +1,4 @@
-"""The canonical form of a command: fields that have their default value are left out, other fields sorted by name.
+"""The canonical form of a command: its fields sorted by name, without the fields that have their default value.
 
 A command may be sent again after its class got a new field with a default, or a new order of fields. The canonical form
 of the command is still the same.

@@ -28,7 +28,7 @@ class CloudEvent:
     Attributes:
         id: Unique within `source`; the same on every resend.
         type: `<domain>.<name>.v<version>`.
-        time: The time at which the event was added, timezone-aware.
+        time: The time at which the event was raised, timezone-aware.
         data: The encoded payload, in bytes.
         source: The name of the application that raised the event; empty until the name is known.
         datacontenttype: The media type of `data`.
@@ -58,7 +58,7 @@ def bucket_of(partitionkey: str | None, event_id: str) -> int:
 
 
 def outgoing(context: MessageContext) -> dict[str, str]:
-    """Return the extension attributes of an event that is added in the given message context."""
+    """Return the extension attributes of an event that is raised in the given message context."""
     extensions = {CORRELATION: context.correlation_id, CAUSATION: context.message_id}
     if context.tenant is not None:
         extensions[TENANT] = context.tenant

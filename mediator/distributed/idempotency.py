@@ -58,10 +58,10 @@ class Idempotency(ABC):
 
     @abstractmethod
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
-        """Return the response stored under a key; or claim the key in the running transaction and return `None`.
+        """Return the response stored under a key. If no response is stored, claim the key and return `None`.
 
-        If another running transaction has claimed the key, wait until that transaction ends. If a
-        committed transaction claimed the key but stored no response, the key counts as new.
+        The claim belongs to the running transaction. If another running transaction has claimed the key, wait until
+        that transaction ends. If a committed transaction claimed the key but stored no response, the key counts as new.
         """
 
     @abstractmethod
@@ -234,7 +234,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
         self._log: Logger = Logger()
 
     async def handle(self, command: Message, call_next: CallNext[Any], /) -> Any:
-        """Return the stored response; or handle the command, and store and return its response.
+        """Return the stored response. If none is stored, handle the command, and store and return its response.
 
         Raises:
             IdempotencyConflictError: The key was used before, with another payload.
@@ -305,6 +305,6 @@ def hashed_key(name: str, key: str, context: MessageContext) -> str:
 
 
 def former_key(command: object, key: str, context: MessageContext) -> str:
-    """Return the key that was used before version 2 of the tables, with the path of the class instead of the name."""
+    """Like `hashed_key`, but as before version 2 of the tables: with the path of the class instead of its name."""
     parts = [context.principal, context.tenant, path_of(type(command)), key]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -186,9 +186,9 @@ class Parking(ABC):
     """Keeps parked events until they are replayed or discarded.
 
     This is the dead letter queue (DLQ). Events never expire here. Events of one consumer and partition key are kept in
-    order. Parking or taking an event locks the key of the event until the transaction ends. A replay calls `take` after
-    the handlers. Further events of the key then wait until the replay ends. Calls that edit or discard the taken event
-    wait too.
+    order. Parking an event, or removing it with `take`, locks the key of the event until the transaction ends. A replay
+    calls `take` after the handlers. From this call until the replay ends, further events of the key wait. Calls that
+    edit or discard the event wait too.
     """
 
     @abstractmethod
@@ -242,10 +242,10 @@ class Parking(ABC):
         """Reserve and return an event for the running transaction. Call `take` after the handlers.
 
         Other transactions that change the event wait until the running transaction ends. The key of the event is not
-        locked before `take`. Until then, arriving events of the key are parked at once, behind this event.
+        locked before `take`. Until `take` is called, arriving events of the key are parked at once, behind this event.
 
-        The default implementation reserves nothing. If two transactions then replay the event concurrently, the second
-        call of `take` raises a `ParkedEventNotFoundError`.
+        The default implementation reserves nothing. So two transactions can replay the event at the same time. The
+        second call of `take` raises a `ParkedEventNotFoundError`.
 
         Raises:
             ParkedEventNotFoundError: The event is not parked, or no longer parked.

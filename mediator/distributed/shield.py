@@ -19,9 +19,9 @@ class Shielded(Generic[T]):
     """The result of `finish`.
 
     Attributes:
-        task: The task that runs the work; not done if the wait timed out.
-        cancellation: The cancellation of the caller during the wait, which the caller has to raise again; `None` if the
-            caller was not cancelled.
+        task: The task that runs the work; still running if the wait timed out.
+        cancellation: The `CancelledError` of a caller that was cancelled during the wait; otherwise `None`. The caller
+            has to raise this error again.
     """
 
     task: asyncio.Task[T]
@@ -29,7 +29,7 @@ class Shielded(Generic[T]):
 
     @property
     def failure(self) -> BaseException | None:
-        """The error of the failed work, or a `CancelledError` if the ending event loop has cancelled the work."""
+        """The error of failed work, else `None`. Work that an ending event loop cancelled has a `CancelledError`."""
         if not self.task.done():
             return None
         return asyncio.CancelledError("the event loop is ending") if self.task.cancelled() else self.task.exception()
@@ -38,8 +38,8 @@ class Shielded(Generic[T]):
 async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  # noqa: ASYNC109  (it cancels nothing)
     """Run `work` in a task, and wait at most `timeout` seconds for the task, even if the caller is cancelled.
 
-    Return the task and, if the caller was cancelled, the cancellation. Nothing is raised. Work that takes longer
-    continues in the background.
+    No error is raised: the result holds the error of the work and the cancellation of the caller. Work that takes
+    longer than `timeout` continues in the background.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
@@ -98,7 +98,7 @@ async def drain(work: Coroutine[Any, Any, T], grace: float, stopping: asyncio.Ev
     work can end early.
 
     Raises:
-        asyncio.CancelledError: The caller was cancelled. This is raised after the work has ended.
+        asyncio.CancelledError: The caller was cancelled. The error is raised after the work has ended.
     """
     task = asyncio.ensure_future(work)
     try:

@@ -36,7 +36,7 @@ _ORDERED_CONCURRENCY = 16
 _STUCK_CHECK_SECONDS = 1.0
 _MOST_HANDED_BACK = 10_000
 _STUCK_SECONDS = 2.0
-"""When no handler of a type has begun or ended for this many seconds, waiting events of the type are handed back."""
+"""If no handler of an event type begins or ends for this many seconds, waiting events of the type are handed back."""
 _BACK_SECONDS = (30.0, 300.0)
 """The first and the longest pause until an event that was handed back is redelivered, in seconds."""
 _CANCELLED_PAUSE = 1.0
@@ -76,10 +76,10 @@ class EventConsumer:
             event without a signature. If the authenticator raises `NotAuthorizedError`, the event is parked at once.
         ordering: `"none"`, or `"key"` for strict order per key. `"key"` needs parking.
         concurrency: The number of events that are handled at a time; by default 1, or 16 with `ordering="key"`. Each of
-            these events takes one place. Of several places, an eighth (at least one) is kept free for event types of
-            which no handler is running. So no event type takes all places.
+            these events takes one place. If there are several places, an eighth of them (at least one) is kept free for
+            event types of which no handler is running. So no event type takes all places.
         prefetch: The largest number of unacknowledged events in this process.
-        max_attempts: The largest number of starts of an event's handlers; by default one more than the number of
+        max_attempts: How often the handlers of an event are started at most; by default once more than there are
             `retry_delays`.
         retry_delays: The pauses after the failures of an event, in seconds; the last pause is repeated. The default
             goes from 0 s to 10 min. With `ordering="key"` the default is 0 s, 1 s and 3 s, and all pauses of an event
@@ -87,7 +87,7 @@ class EventConsumer:
         fatal_errors: Further errors after which an event is parked at once, because another attempt would fail again.
             `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always fatal.
         handler_timeout: How long the handlers of one event may take, in seconds, before they are cancelled.
-        unknown_type_grace: How long an event without a handler is redelivered before the parking, in seconds since the
+        unknown_type_grace: How long an event without a handler is redelivered before it is parked, in seconds since the
             event was stored. During this time a newer version of this application may start and handle the event.
         drain_timeout: The time in which running handlers must end when the consumer is stopped, in seconds.
         clean_interval: The interval at which old inbox rows are deleted, in seconds.
@@ -156,7 +156,7 @@ class EventConsumer:
         return self._subscription.group
 
     async def run(self) -> None:
-        """Consume until cancelled. The running handlers then have `drain_timeout` seconds to end."""
+        """Consume until cancelled. Running handlers get `drain_timeout` seconds to end."""
         self._subscription.use_application(self._inbox.application)
         parts, prefetch = self._parts(), max(self._prefetch, self._concurrency)
         event_types = sorted({split_wire_type(wire)[0] for wire in parts.classes})
@@ -205,7 +205,7 @@ class EventConsumer:
             return Admission.NEW
 
         async def conclude(unit_of_work: UnitOfWork) -> None:
-            """Lock the key only after the handlers. New events of the key would otherwise wait for the handlers."""
+            """Remove the event and lock its key only now. An earlier lock would make new events of the key wait."""
             await parking.take(unit_of_work, parked.number)
             await failpoints.reach("replay.after_take")
 
@@ -253,8 +253,8 @@ class EventConsumer:
         """Hand back deliveries that wait behind hanging handlers, so that events of other types are delivered here.
 
         Before a delivery goes back, the inbox records that its event was not started. Without this record, the
-        redelivered event would look like an event that killed this process. An event that an earlier delivery may have
-        started stays here.
+        redelivered event would look like an event that killed this process. An event stays
+        here if its handlers may have been started in an earlier delivery.
         """
         while True:
             await asyncio.sleep(_STUCK_CHECK_SECONDS)
@@ -267,7 +267,7 @@ class EventConsumer:
                         break
 
     async def _hand_back(self, delivery: Delivery) -> bool:
-        """Hand back a delivery that was not started; return false if the inbox cannot record the handing back."""
+        """Hand back a delivery that was not started. If the inbox cannot record this, return false."""
         identity = identity_of(self.group, delivery)
         try:
             await self._inbox.take_back(identity.consumer, identity.source, identity.event_id)

@@ -45,7 +45,7 @@ class CurrentDelivery:
 
 
 def current_delivery() -> CurrentDelivery:
-    """Return the delivery that is being handled, also in dispatches inside its handlers.
+    """Return the delivery that is being handled, also while its handlers dispatch other messages.
 
     Raises:
         ScopeError: No delivery is being handled.

@@ -87,7 +87,6 @@ class Handling:
         except Exception as error:
             if self.outcome is not Outcome.COMMITTED:
                 raise
-            # The error came after the commit: the event has taken effect, and a redelivery would change nothing.
             self._log_failed_after_commit(error)
         return admission
 
@@ -114,7 +113,7 @@ class Handling:
                 raise MessageTimeoutError(self._envelope.type, self._parts.timeout, delivered=True) from failure
             raise failure
         finally:
-            del failure  # without this, the error and this frame would form a cycle
+            del failure  # without this, the error and this frame would form a reference cycle
 
     async def _run(self) -> Admission:
         parts, envelope = self._parts, self._envelope

@@ -15,9 +15,9 @@ class EventIdentity:
 
     Attributes:
         source: The source of the event; empty when the message cannot be read.
-        event_id: The id of the event, or a substitute for it.
-        former_id: For an event without an id, the substitute id used before version 2 of the tables; `None` for an
-            event with an id.
+        event_id: The id of the event, or a substitute id.
+        former_id: The substitute id that an unreadable message, or an event without an id, had before version 2 of the
+            tables; `None` for an event with an id.
     """
 
     consumer: str

@@ -79,7 +79,7 @@ class DatabaseOutage:
             return False
         before = self._ended
         async with self._turn:
-            if stopping.is_set() or self._ended != before:  # another worker has already waited until the end
+            if stopping.is_set() or self._ended != before:  # another worker has seen the end of the outage
                 return not stopping.is_set()
             self._log.error("consumer waits", error=type(error).__name__, reason=text_of(error))
             while await _pause(self._backoff.next(), stopping):

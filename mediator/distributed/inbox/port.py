@@ -20,11 +20,11 @@ class Admission(enum.Enum):
     DUPLICATE = "duplicate"
     """The event has taken effect already, or is parked."""
     KEY_PARKED = "key parked"
-    """The event is recorded now. An earlier event of its key is parked, so this event has to be parked behind it."""
+    """The event is recorded now. An earlier event of its key is parked, so this event has to be parked too."""
 
 
 class LastStart(enum.StrEnum):
-    """The known result of the last start of an event's handlers."""
+    """What is known about the last start of an event's handlers."""
 
     ENDED = "ended"
     """The handlers failed, or the start was taken back."""
@@ -91,7 +91,7 @@ class Inbox(ABC):
 
     @abstractmethod
     async def contains(self, consumer: str, source: str, event_id: str, /, *, since: datetime | None = None) -> bool:
-        """Return whether an event has taken effect or is parked, according to committed transactions.
+        """Return whether an event has taken effect or is parked. Only committed transactions count.
 
         Args:
             consumer: The name of the consumer.
@@ -104,17 +104,16 @@ class Inbox(ABC):
     async def start(self, consumer: str, source: str, event_id: str, limit: int, /, *, alone: bool = False) -> Start:
         """Count a start of the handlers of a redelivered event, in a separate transaction.
 
-        The first start of an event is not counted, to save a transaction. So an event without a count is treated like
-        an event with one start, of which `LastStart` is `BESIDE`. Even at the limit, an event is `exhausted` only if
-        the `LastStart` is `ALONE`.
+        The first start of an event is not counted, to save a transaction. So an event without a count is treated as
+        started once, with `LastStart.BESIDE`. Even at the limit, an event is `exhausted` only after `LastStart.ALONE`.
 
         Args:
             consumer: The name of the consumer.
             source: The application that the event comes from.
             event_id: The id of the event in that application.
             limit: How often the handlers of the event may be started.
-            alone: `True` if no other event is being handled in this process. If `False`, the start of an event that may
-                only start alone is not counted, and the answer has `suspect` set.
+            alone: `True` if no other event is being handled in this process. If `False`, and the event may only start
+                alone, the start is not counted, and the answer has `suspect=True`.
         """
 
     @abstractmethod
@@ -150,7 +149,7 @@ def needed_retention(*, stream: float, archive: float = 0.0) -> float:
 
     Args:
         stream: How long the broker keeps events, in seconds.
-        archive: How long publishers keep published events, in seconds. A broker that lost events can get these events
-            again.
+        archive: How long publishers keep published events, in seconds. If the broker loses events, publishers can
+            publish these events again.
     """
     return max(stream, archive) + _DAY

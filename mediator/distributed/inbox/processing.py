@@ -44,7 +44,7 @@ _CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkRe
 
 _WITHOUT_LIMIT = 2**31 - 2
 _LOSSES = 3
-"""After this many lost connections although the database answers, the handlers of an event count as failed."""
+"""If the handlers of an event lose the connection this often while the database answers, they count as failed."""
 _FULL_LOSSES = 10
 """After this many tries without enough space in the database, the handlers of an event count as failed.
 
@@ -110,7 +110,7 @@ class Attempt:
         return self.start.attempt if self.start is not None else 0
 
     async def begin(self, *, first: bool) -> Start | None:
-        """Wait for the lock, count the start once, and return the start; `None` if the consumer is stopped first."""
+        """Wait for the lock, count the start once, and return the start; `None` if the consumer stops meanwhile."""
         if self.start is not None:
             return self.start if await self.guard.reacquire(self.number) else None
         if await self.guard.shared():
@@ -122,7 +122,7 @@ class Attempt:
         """Run the body. If the event is a suspect, let other events begin only after `_ALONE_SECONDS`.
 
         Just before other events begin, the start of the suspect is recorded as ended. In its last allowed start a
-        suspect stays alone. If the process then dies, the suspect is the cause.
+        suspect stays alone. If the process dies in that start, the suspect is the cause.
         """
         if not self.guard.is_exclusive or self.number >= self._limit:
             yield
@@ -360,7 +360,7 @@ class Processing:
             raise _OutageError(failure) from failure
 
     def _of_failure(self, failure: Exception) -> dict[str, Any]:
-        """Return the log fields of an error that kept a failure from being recorded, or an event from being parked."""
+        """Return the log fields of an error in recording a failure or in parking an event."""
         return {"error": type(failure).__name__, "reason": text_of(failure), "event_id": self._identity.event_id}
 
     def _log_failure(self) -> None:

@@ -24,7 +24,7 @@ class Replayed:
     Attributes:
         event: The event as it was parked, without its body.
         outcome: `replayed`; `failed` (the event stays parked); `blocked` (an earlier event of its key is parked); or
-            `ready` (a dry run, in which the event would be tried).
+            `ready` (in a dry run: the event would be tried).
         error: Why the replay failed, or what blocks the event.
     """
 
@@ -38,8 +38,8 @@ class ParkedReplay:
 
     An event of direction `in` is handled by the handlers and behaviors of its consumer, in a transaction that also
     removes the event from the parking. An event of direction `out` is put back into the outbox, under its old sequence.
-    When the first event of a key succeeds, the events that were parked only because of that event are replayed too. The
-    filter does not have to select these events. When an event fails, no other event of its key is tried.
+    When the first event of a key succeeds, the events that were parked only because of that event are replayed too,
+    even if the filter does not select them. When an event fails, no other event of its key is tried.
 
     Args:
         parking: Keeps the parked events.

@@ -19,7 +19,7 @@ _JITTER = 0.2
 
 @dataclass(frozen=True, slots=True)
 class RetrySchedule:
-    """The number of starts of an event's handlers, and the pauses in between.
+    """How often the handlers of an event are started at most, and the pauses in between.
 
     Attributes:
         max_attempts: After this many failed starts the event is parked.

@@ -12,7 +12,7 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 PATIENCE = 5.0
-"""For this many seconds newcomers wait while a suspect waits. After that, newcomers may start for as many seconds."""
+"""While a suspect waits, newcomers wait for this many seconds. After that, newcomers may start for the same time."""
 
 
 class SharedLock:
@@ -132,14 +132,14 @@ class Guard:
         self._release()
 
     async def shared(self) -> bool:
-        """Wait for the shared lock, unless the guard holds a lock already; return false if `stopping` is set first."""
+        """Wait for the shared lock, unless the guard holds a lock already. Return false if `stopping` ends the wait."""
         if self._holds:
             return True
         self.is_exclusive = False  # the guard may have released the exclusive lock
         return await self._wait(self._lock.request_shared())
 
     async def exclusive(self, starts: int) -> bool:
-        """Release a held lock, and wait for the exclusive lock; return false if `stopping` is set first."""
+        """Release a held lock, and wait for the exclusive lock. Return false if `stopping` ends the wait."""
         self._release()
         self.is_exclusive = True
         return await self._wait(self._lock.request_exclusive(starts))
@@ -157,7 +157,7 @@ class Guard:
             self._lock.release(alone=self.is_exclusive)
 
     async def reacquire(self, starts: int) -> bool:
-        """Wait for the kind of lock that was held before `release`; return false if `stopping` is set first."""
+        """Wait for the kind of lock that was held before `release`. Return false if `stopping` ends the wait."""
         if self._holds:
             return True
         return await (self.exclusive(starts) if self.is_exclusive else self.shared())

@@ -43,17 +43,17 @@ class Delivery(ABC):
 
     Attributes:
         event: The event; `None` when the message is not a CloudEvent (`problem` says why).
-        problem: Why the message could not be read, as the `reason` of an `EventNotDecodableError`; empty when the
-            message could be read.
-        unreadable: The readable parts of a message that is not a valid event. In an ordered group, later events of its
-            key wait for the message.
-        former_id: For an event without an id, the substitute id used before version 2 of the tables; else `None`.
+        problem: Why the message is not a CloudEvent: the `reason` of an `EventNotDecodableError`. Empty when the
+            message is a CloudEvent.
+        unreadable: The readable parts of a message that is not a valid event.
+        former_id: The substitute id that an event without an id had before version 2 of the tables; `None` for an event
+            with an id.
         attempt: The number of this delivery of the event, from 1.
         subject: The subject on which the event was published: `<prefix>.<event type>.<partition>`.
         sequence: The sequence of the event in the stream.
         partition: The number of the partition in which the event was published; `None` when the subject has none.
         stored_at: When the broker stored the event, timezone-aware.
-        headers: The headers as received, also of a message that is no CloudEvent.
+        headers: The headers as received, even if the message is not a CloudEvent.
         data: The body as received, in bytes.
     """
 
@@ -71,7 +71,7 @@ class Delivery(ABC):
 
     @abstractmethod
     async def ack(self) -> None:
-        """Tell the broker that the event has taken effect. The event may be redelivered if the broker then fails."""
+        """Tell the broker that the event has taken effect. A broker that loses this answer may redeliver the event."""
 
     @abstractmethod
     async def nak(self, delay: float) -> None:
@@ -79,7 +79,7 @@ class Delivery(ABC):
 
     @abstractmethod
     async def term(self, reason: str) -> None:
-        """Tell the broker never to redeliver the event to this group, with a reason for the broker's log."""
+        """Tell the broker never to redeliver the event to this group. `reason` is a text for the broker's log."""
 
     @abstractmethod
     async def in_progress(self) -> None:
@@ -91,7 +91,7 @@ class Deliveries(ABC):
 
     @abstractmethod
     async def next(self) -> Delivery:
-        """Wait for a delivery, also in outages of the broker, and return the delivery. Cancelling loses no delivery."""
+        """Wait for a delivery, even while the broker is unavailable. A cancelled call loses no delivery."""
 
 
 class EventSubscription(ABC):
@@ -113,7 +113,7 @@ class EventSubscription(ABC):
 
     @abstractmethod
     def read(self, headers: Mapping[str, str], data: bytes, /, *, fallback_id: str, stored_at: datetime) -> CloudEvent:
-        """Return the event that the stored headers and body of an earlier message contain.
+        """Decode an earlier message from its stored headers and body, and return the event.
 
         Args:
             headers: The headers as received.

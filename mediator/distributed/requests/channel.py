@@ -48,7 +48,7 @@ class RemoteReply:
 
     Attributes:
         status: How the request ended.
-        data: The encoded response, in bytes, when the status is `OK`.
+        data: The encoded response, in bytes; empty when the status is not `OK`.
         reason: The reason of a failure, in as much detail as the caller is allowed to see.
         error: The name of the error's class; empty when the other application does not show the name.
         reference: The id under which the other application has logged the error.
@@ -91,7 +91,7 @@ class IncomingCalls(ABC):
 
     @abstractmethod
     async def next(self) -> IncomingCall:
-        """Wait for a request, also in outages of the broker, and return the request. Cancelling loses no request."""
+        """Wait for a request, even while the broker is unavailable. A cancelled call loses no request."""
 
 
 class RequestChannel(ABC):

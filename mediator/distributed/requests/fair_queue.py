@@ -9,14 +9,14 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _KEPT_FREE = 8
-"""One place in eight is kept free, and at least one place: see `FairQueue`."""
+"""An eighth of the places, but at least one place, is kept free: see `FairQueue`."""
 
 
 class FairQueue(Generic[T]):
     """Returns work in the order of its arrival, but lets no kind of work take all places.
 
-    Each running piece of work takes one place. Some places are kept free for kinds of which no work is running. If
-    all work of one kind hangs, work of another kind can still begin in a free place. A single place is never kept free.
+    Each running piece of work takes one place. If there are several places, some of them are kept free for kinds of
+    which no work is running. If all work of one kind hangs, work of another kind can still begin in a free place.
 
     Args:
         kinds: The kinds for which places are kept free; work of other kinds can be added too.

@@ -55,8 +55,8 @@ class RequestContract:
 def encoded_request(codec: RequestCodec, request: object) -> bytes:
     """Return an encoded request, after checking that it decodes to the same request.
 
-    A request that this application cannot decode is sent without the check, because the other application may be able
-    to decode it.
+    A request that this application cannot decode is returned without the check. The other application may be able to
+    decode the request.
 
     Raises:
         ValueError: The request cannot be encoded, or would decode to another request; the error's text shows no value.
@@ -99,8 +99,8 @@ def contract_of(request_class: Any, codec: RequestCodec | None = None) -> Reques
         codec: Must be able to decode the request and its response; `None` for no check.
 
     Raises:
-        DeclarationError: The class is not a request, or lacks a valid name or a response type, or the codec cannot
-            decode the request or its response.
+        DeclarationError: The class is not a request, has no valid name, or declares no response type. Also raised when
+            the codec cannot decode the request or its response.
     """
     name = getattr(request_class, "request_type", None)
     if not (isinstance(request_class, type) and is_request(request_class)):

@@ -50,15 +50,15 @@ class RequestResponder:
         channel: The channel that the requests come from.
         mediator: The mediator whose handlers and behaviors handle the requests.
         exposes: The request classes that other applications may send.
-        authenticate: Verifies the sender of a request from the headers in `call.headers`, and returns a `Caller`. The
+        authenticate: Verifies the sender of a request by the headers in `call.headers`, and returns a `Caller`. The
             principal, tenant and headers of the caller are put into the message context. The tenant and headers that
             the sender states are in `context.unverified`. The authenticator raises `NotAuthorizedError` for a
             request that must not be handled. `trust_broker` accepts every request, but verifies no caller. An
             `AuthorizationBehavior` in the pipeline works as for any other message.
         shown_errors: Exceptions whose class and text the caller may see.
-        concurrency: The number of requests that are handled at a time. Each running request takes one place. Of several
-            places, an eighth (at least one) is kept free for names of which no request is running. So no name takes all
-            places.
+        concurrency: The number of requests that are handled at a time. Each running request takes one place. If there
+            are several places, an eighth of them (at least one) is kept free for names of which no request is running.
+            So no name takes all places.
         waiting: The number of requests that may wait for a place. When more would wait, the name with the most
             waiting requests is chosen, and the newest request of that name gets the reply `BUSY`.
         handler_timeout: The longest time that one request may take, including its authentication, in seconds. After
@@ -101,7 +101,7 @@ class RequestResponder:
         self._limited_log = RateLimitedLogger(self._log)
 
     async def run(self) -> None:
-        """Answer requests until cancelled. Running requests then have `drain_timeout` seconds to end."""
+        """Answer requests until cancelled. Running requests get `drain_timeout` seconds to end."""
         self._log.info("responder started", requests=sorted(self._contracts))
         try:
             queue = FairQueue[IncomingCall](self._contracts, self._concurrency)
@@ -188,7 +188,7 @@ class RequestResponder:
             self._limited_log.warning("answer not sent", request=incoming.call.name, error=type(error).__name__)
 
     def _until(self, incoming: IncomingCall) -> float:
-        """Return the loop time at which the sender gives up, or `handler_timeout` from now if that is earlier."""
+        """Return the loop time at which the sender gives up, but at most `handler_timeout` seconds from now."""
         seconds = min(incoming.call.timeout - incoming.waited, self._handler_timeout)
         return asyncio.get_running_loop().time() + seconds
 
@@ -225,7 +225,7 @@ class RequestResponder:
                 response = await self._mediator.send(request, context=context)
         except NotAuthorizedError as error:
             return self._refused(call, message_id, error)
-        except (Exception, asyncio.CancelledError) as error:  # logged below; the caller gets the id in the log line
+        except (Exception, asyncio.CancelledError) as error:  # logged below, under the id that the caller gets
             if is_own_cancellation(error):
                 raise
             outcome = _outcome(error)
@@ -235,7 +235,7 @@ class RequestResponder:
                 return None
             if not isinstance(outcome, CommittedError):
                 return self._failed(call, message_id, error)
-            # The reply is not `FAILED`, because the caller would then send the request again.
+            # After the reply `FAILED` the caller would send the request again, so the reply has another status.
             kind, stack = type(error).__name__, traceback_of(error)
             self._log.error("request failed after the commit", error=kind, stack=stack, **context.log_fields())
             if outcome.message is not None and outcome.message is not request:  # only a part of the request committed
@@ -291,7 +291,7 @@ def _is_given_up(incoming: IncomingCall) -> bool:
 
 
 def _outcome(error: BaseException) -> BaseException:
-    """Return the error, or the cause of a timeout or cancellation. The cause may tell the outcome of a commit."""
+    """Return the error; for a timeout or a cancellation, return its cause. The cause may tell how a commit ended."""
     cause: BaseException | None = error
     while isinstance(cause, TimeoutError | asyncio.CancelledError) and not isinstance(cause, MediatorError):
         cause = cause.__cause__
