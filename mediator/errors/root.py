@@ -28,7 +28,7 @@ class NotPickled:
 
 
 def name_of(message: object) -> str:
-    """Return a short name for use in texts: `Order` for the class `Order` or an instance of it; a text unchanged."""
+    """Return a short name for use in texts: `Order` for the class `Order` or an `Order` object. A text is not changed."""
     if isinstance(message, str):
         return shown(message)
     if isinstance(message, NotPickled):
