@@ -21,7 +21,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.Signals["SIGBREAK"]] if has
 
 
 async def run_workers(container: Any, *, drain_timeout: float, relay_elsewhere: bool) -> None:
-    """Run the workers of a container until SIGTERM or Ctrl-C, then let them finish their current work.
+    """Run the workers of a container. At SIGTERM or Ctrl-C, let the workers finish their current work, and return.
 
     A second Ctrl-C, or a stop that takes too long, ends the process at once. This is as safe as a crash: the database
     rolls back what was not committed, and the broker redelivers what was not acknowledged.

@@ -345,8 +345,8 @@ class NatsCluster(_Server):
         """Start the servers that do not run; wait until the cluster can create streams and all replicas are current.
 
         After killing a server, call this method before killing another server. A killed server may have lost messages
-        that were not yet written to disk. Until the server has received these messages again, it does not count towards
-        a majority.
+        that were not yet written to disk. Until the server has received these messages again, the server does not count
+        towards a majority.
 
         Raises:
             ServerStartError: A server did not start, the servers did not find each other, or a replica did not become

@@ -212,8 +212,8 @@ def open_connection(
     the block does not wait for the broker: the connection is made in the background, with as many attempts as
     necessary. Leaving the block closes the connection.
 
-    Files are checked at once and read again at every connect, so that credentials and certificates can be replaced
-    while the application runs. An empty text counts as no value, so that options can come from environment variables.
+    Files are checked at once, and read again at every connect. Credentials and certificates can thus be replaced while
+    the application runs. An empty text counts as no value, so that options can come from environment variables.
     When a TLS option or a `tls://` URL is given, a server that does not encrypt is never used.
 
     Args:

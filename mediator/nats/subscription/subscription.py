@@ -47,8 +47,8 @@ class NatsEventSubscription(EventSubscription):
         settings: How missing streams are created. An existing stream with other settings is still consumed, and the
             difference is logged. With `ordering="key"`, however, the stream must have `settings.partitions` partitions.
         ack_wait: How long the broker waits for an acknowledgement before redelivering an event, in seconds. The default
-            is 30 s, or 10 s with `ordering="key"`. If a process of an ordered group dies while handling an event, all
-            events of the same partition wait until this time is over.
+            is 30 s, or 10 s with `ordering="key"`. If a process of an ordered group dies while handling an event, the
+            event's partition waits until this time is over.
         start: Which events a new group receives: `"all"` events that the stream still has, only `"new"` events, or only
             the events since the given time. An existing group continues where the group stopped.
         max_ack_pending: The maximum number of unacknowledged events of each stream, in all processes of the group
