@@ -193,9 +193,9 @@ class BucketClaims(Claims):
     async def _begin(self, connection: AsyncConnection) -> None:
         """Prepare the outbox, and begin the transaction of a claim.
 
-        The preparation releases delayed events that are due, and sets the name of the application as the source of
-        events without a source. These changes are committed before the claim begins, because the source of a published
-        event must not change.
+        The preparation releases delayed events that are due. Events without a source get the name of the application as
+        their source. These changes are committed before the claim begins, because the source of a published event must
+        not change.
 
         During the claim, the server limits how long a statement waits for a lock. The server also ends the transaction
         of a frozen relay, so that other relays do not wait for the frozen relay.

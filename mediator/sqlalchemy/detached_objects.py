@@ -219,8 +219,8 @@ class DetachedObjects:
     def take_changed_back(self) -> None:
         """Attach the changed objects again, so that the changes are written.
 
-        If the row of a changed object was deleted or loaded as another object, or if the object was garbage-collected,
-        a `StaleObjectError` is raised.
+        A `StaleObjectError` is raised in three cases: a row was deleted, a row was loaded as another object, or a
+        changed object was garbage-collected.
         """
         for state in list(self.changed()):
             entity = state.obj()
@@ -235,8 +235,8 @@ class DetachedObjects:
         """Refresh all objects that were attached again, and reapply their changes.
 
         Raises:
-            StaleObjectError: The row of a changed or deleted object has other values than the object was loaded with,
-                the row of an object is gone, or the refresh would need I/O outside SQLAlchemy's greenlet.
+            StaleObjectError: The row of a changed or deleted object has new values. Or a row is gone. Or the refresh
+                would need I/O outside SQLAlchemy's greenlet.
         """
         if not self._returned or self._reading:
             return

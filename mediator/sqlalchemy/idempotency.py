@@ -21,8 +21,8 @@ class SqlAlchemyIdempotency(Idempotency):
     """Stores the responses of commands by their idempotency keys, in the database of the unit of work.
 
     Declare it with the engine of the unit of work: `idempotency = providers.Singleton(SqlAlchemyIdempotency, engine)`.
-    Each method raises `SchemaError` when the table does not exist. A method that gets a unit of work raises
-    `MisuseError` when this unit of work is not a `SqlAlchemyUnitOfWork` on the same engine.
+    Each method raises `SchemaError` when the table does not exist. A method raises `MisuseError` for a
+    unit of work that is not a `SqlAlchemyUnitOfWork` on the same engine.
 
     Args:
         engine: From `open_engine`.

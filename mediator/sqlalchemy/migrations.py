@@ -225,8 +225,8 @@ _UNCHANGED = frozenset(
 async def create_schema(engine: AsyncEngine, *, history: SchemaHistory = HISTORY) -> None:
     """Create the missing tables. Any number of processes may call this function at the same time and at every start.
 
-    Tables of a newer version are not changed, because a newer release of the application may have upgraded the tables
-    while this release still runs.
+    Tables of a newer version are not changed. A newer release of the application may have upgraded the tables while
+    this release still runs.
 
     Args:
         engine: The engine of the database.
@@ -252,7 +252,7 @@ async def upgrade_schema(
 ) -> list[int]:
     """Upgrade the tables to the current version. Any number of processes may call this function at the same time.
 
-    Each version is applied in its own transaction, and other processes that upgrade or create tables wait for this
+    Each version is applied in its own transaction. Other processes that upgrade or create tables wait for this
     transaction. When a version fails, the previous versions stay applied. In a database without tables, the current
     tables are created.
 

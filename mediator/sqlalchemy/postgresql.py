@@ -86,9 +86,9 @@ _SERVER_FAULTS = ("530", "531", "532", "533", "580", "XX001", "XX002")
 _SHUTDOWN = ("57P01", "57P02", "57P03")
 _SCHEMA_LOCK = 0x6D656469_61746F72  # "mediator"
 _LEFT = "mediator_left"
-"""A key in the `info` of a pooled connection, for the time when the connection was returned to the pool."""
+"""Under this key, the `info` of a pooled connection holds the time at which the connection was returned."""
 _LOOP = "mediator_loop"
-"""A key in the `info` of a connection, for its event loop. A connection works only in the loop that opened it."""
+"""Under this key, the `info` of a connection holds the event loop that opened the connection."""
 _FRESH = "mediator_fresh"
 """A key in the `info` of a connection. The key is set from the start of a transaction until its first statement.
 
@@ -339,8 +339,8 @@ def sqlstate_of(error: BaseException | None) -> str | None:
 def _is_inner(mode: str | None) -> bool:
     """Return whether an outer transaction waits for the end of a connection's transaction.
 
-    The outer transaction belongs to an enclosing dispatch. For `mode=None`, a handler has opened the connection itself,
-    and the outer transaction may also belong to the dispatch of this handler.
+    The outer transaction belongs to an enclosing dispatch. If a handler has opened the connection itself (`mode=None`),
+    the outer transaction may also belong to the dispatch of this handler.
     """
     frame = current_frame()
     own = frame.scope if frame is not None and mode is not None else None

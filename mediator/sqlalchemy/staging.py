@@ -176,8 +176,8 @@ class Backlog:
     async def _count(self, connection: AsyncConnection, limit: int) -> None:
         """Count the waiting events.
 
-        Events that this process admits during the count are added to the result, since the count does not see events of
-        uncommitted transactions.
+        The count does not see events of uncommitted transactions. Events that this process admits during the count are
+        therefore added to the result.
         """
         started, added = self._clock(), self._added
         if self._counted > -float("inf"):

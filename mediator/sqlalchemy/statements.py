@@ -244,7 +244,7 @@ async def name_events(connection: AsyncConnection, application: str) -> bool:
 def publishable(limit: int, without: Collection[str]) -> Select[Any]:
     """Select at most `limit` events that may be published, the oldest first.
 
-    Delayed events, events of the domains in `without`, and events with the key of a parked outgoing event are left out.
+    Left out are delayed events, events of the domains in `without`, and events whose key has a parked outgoing event.
     """
     same_key = select(literal(1)).where(_OUTGOING, parked.c.partition_key == outbox.c.partition_key)
     ready = select(outbox).where(outbox.c.deliver_at.is_(None), ~same_key.exists())

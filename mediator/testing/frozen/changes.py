@@ -125,7 +125,7 @@ class Meanings:
         return self._inner(value) if is_schema(value) else value
 
     def _inner(self, schema: Schema) -> str:
-        """Return the known meaning of the class that the schema refers to, or else the meaning of the schema itself."""
+        """Return the known meaning of the referenced class. Without a reference, return the meaning of the schema itself."""
         name, schema = followed(schema, self.root)
         return self._known.get(name, "") if name else self.of(schema)
 
@@ -136,7 +136,7 @@ _LIKENESSES = 5
 def paired(
     old: Sequence[Schema], before: Meanings, new: Sequence[Schema], after: Meanings
 ) -> Iterator[tuple[Schema, Schema]]:
-    """Pair each alternative of an old union with the most similar alternative of a new union of the same size.
+    """Pair each alternative of an old union with a similar alternative of a new union. Both unions have the same size.
 
     The most similar pairs are formed first. The result has the order of the old union.
     """
