@@ -87,7 +87,7 @@ class ParkedEvent:
     def ordering_key(self) -> tuple[str, str, str | int]:
         """The direction, consumer and partition key. Events for which all three are equal are kept in order.
 
-        An event without a key has its own number in place of the key.
+        If the event has no partition key, the last part is the number of the event.
         """
         return self.direction, self.consumer, self.number if self.partition_key is None else self.partition_key
 
@@ -200,7 +200,7 @@ class Parking(ABC):
 
     @abstractmethod
     async def append(self, unit_of_work: UnitOfWork, event: ParkedEvent, /) -> None:
-        """Park an event in the running transaction, in which the inbox has recorded the event and locked its key."""
+        """Park an event in the running transaction. The inbox has already recorded the event and locked its key."""
 
     @abstractmethod
     async def find(

@@ -50,10 +50,10 @@ class EventConsumer:
     """Runs the container's `DistributedEventHandler`s for the events that a subscription delivers.
 
     Each delivery has its own scope and transaction. The transaction first records the event in the inbox, then runs the
-    handlers, then stores the events that the handlers raise, and commits. Then the delivery is acknowledged. When a
-    handler fails, the event is redelivered after a pause. After `max_attempts` starts of the handlers, the event is
-    parked (dead-lettered). Starts in which the process died count too. An event that can never be handled is parked at
-    once: see `fatal_errors`. No event is ever dropped.
+    handlers, then stores the events that the handlers raise, and commits. After the commit the delivery is
+    acknowledged. When a handler fails, the event is redelivered after a pause. After `max_attempts` starts of the
+    handlers, the event is parked (dead-lettered). Starts in which the process died count too. An event that can never
+    be handled is parked at once: see `fatal_errors`. No event is ever dropped.
 
     While the database is unavailable, or its outbox is full, the consumer waits. A start does not count if an outage, a
     full outbox or a stop of the consumer interrupted the start. When a process dies, each event that the process was

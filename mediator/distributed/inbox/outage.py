@@ -46,7 +46,7 @@ class DatabaseOutage:
     """Waits until the database is available and its outbox has room.
 
     The pauses between two checks of the database come from `backoff`. The pauses until a full outbox is tried again
-    come from `room`. The begin and the end of an outage are logged once, not for each waiting worker.
+    come from `room`. The start and the end of an outage are logged once, not for each waiting worker.
     """
 
     def __init__(self, inbox: Inbox, backoff: Backoff, room: Backoff, log: Logger) -> None:

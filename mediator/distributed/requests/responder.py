@@ -59,8 +59,8 @@ class RequestResponder:
         concurrency: The number of requests that are handled at a time. Each running request takes one place. If there
             are several places, an eighth of them (at least one) is kept free for names of which no request is running.
             So no name takes all places.
-        waiting: The number of requests that may wait for a place. When more would wait, the name with the most
-            waiting requests is chosen, and the newest request of that name gets the reply `BUSY`.
+        waiting: The number of requests that may wait for a place. When one more arrives, the name with the most
+            waiting requests is chosen. The newest request of that name gets the reply `BUSY`.
         handler_timeout: The longest time that one request may take, including its authentication, in seconds. After
             that time the request is cancelled, and a reply tells the sender that the request failed.
         drain_timeout: The time in which running requests must end when the responder is stopped, in seconds.

@@ -35,10 +35,9 @@ _SHORTEST = 0.001
 class RemoteSender:
     """Sends requests that other applications expose: `providers.Singleton(RemoteSender, channel)`.
 
-    The other application handles each request in its own pipeline and its own transaction. The sending is not part of a
-    transaction of this application, so a rollback does not undo the sending. A request is sent at most once. When no
-    reply arrives in time, it is not known whether the request was handled. Use a distributed event for work that must
-    be done.
+    The other application handles each request in its own pipeline and its own transaction. A rollback in this
+    application does not undo the sending. A request is sent at most once. When no reply arrives in time, it is not
+    known whether the request was handled. Use a distributed event for work that must be done.
 
     Args:
         channel: Carries the requests to the other applications.
