@@ -36,7 +36,7 @@ class EventCollector(Protocol):
     def take(self, aggregate: "AggregateRoot", recorded: RecordedEvent, /) -> bool:
         """Keep an event until the end of the running transaction.
 
-        Return False when no transaction runs; the event then stays with its aggregate.
+        If no transaction runs, return False: the event stays with its aggregate.
         """
         ...
 
@@ -75,9 +75,9 @@ class AggregateRoot:
 
 
 class Journal:
-    """The events of one aggregate that no unit of work has taken over yet, and the unit of work of that aggregate.
+    """Holds the events of one aggregate until a unit of work takes the events over, and refers to that unit of work.
 
-    Copying or pickling an aggregate gives the copy an empty journal, because the original still holds the events.
+    Pickling and `copy.deepcopy` give the new aggregate an empty journal. The old aggregate still holds the events.
     """
 
     __slots__ = ("_collector", "waiting")

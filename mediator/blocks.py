@@ -1,7 +1,7 @@
 """Blocks: context managers that raise every error unchanged, and functions that raise the errors of a cleanup.
 
 The context managers of `contextlib` set the traceback of an error that the body raises. If the error is a frozen
-dataclass, this raises a `FrozenInstanceError`, and nobody can catch the original error. This package therefore makes
+dataclass, a `FrozenInstanceError` is raised in its place, and nobody can catch the body's error. This package makes
 every context manager with `contextmanager` or `asynccontextmanager` of this module.
 """
 

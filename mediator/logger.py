@@ -149,8 +149,8 @@ _losses = _Losses()
 class Guard:
     """Calls observers of the application or a third party. Their errors are logged, not raised.
 
-    The first failure is logged, and `what` names the observer. Further failures are counted in `failures`, and the
-    count is logged with the first call that succeeds.
+    The first failure is logged, and `what` names the observer. All failures are counted in `failures`. The next call
+    that succeeds logs the count.
     """
 
     __slots__ = ("_log", "_what", "failures")

@@ -122,8 +122,8 @@ class Mediator:
         """Open a stream of items: `async with mediator.stream(request) as items: async for item in items: ...`.
 
         Leaving the block closes the behaviors and the handler at once, even before the last item. The stream joins the
-        running scope, or opens a scope of its own. Its own scope is in use only while an item is produced, not in the
-        body of the block. A stream begins no unit of work. `context` is inherited as in `send`.
+        running scope, or opens a new scope. The new scope is in use only while an item is produced, not in the body
+        of the block. A stream begins no unit of work. `context` is inherited as in `send`.
 
         Raises:
             MisuseError: The message is not a stream request, or the container is not started.
@@ -157,7 +157,7 @@ class Mediator:
         Raises:
             MisuseError: The message is not a notification; the container is not started; or the strategy is
                 `Concurrent`, and a unit of work is running.
-            HandlerNotFoundError: Handlers differ in their type arguments, and those of the notification are unknown.
+            HandlerNotFoundError: The type arguments of the notification are unknown, but handlers differ in them.
             ScopeError: Another dispatch is using the scope that this dispatch would join.
             SettingError: `mode` is no `TransactionMode`, or `strategy` is no strategy.
             DispatchDepthError: More than `max_depth` dispatches are nested, as when two handlers publish to each other.
@@ -184,8 +184,8 @@ class Mediator:
         Notifications are published in the order of the calls, even if an earlier notification failed. If the unit of
         work rolls back, no notification is published. If a `NESTED` dispatch rolls back to its savepoint, the
         notifications that were added since that savepoint are not published. Failures reach the sender of the outermost
-        command as one `AfterCommitError`. If the process dies after the commit, the remaining notifications are lost;
-        use a distributed event for anything that must not be lost.
+        command as one `AfterCommitError`. If the process dies after the commit, unpublished notifications are lost; use
+        a distributed event for anything that must not be lost.
 
         Raises:
             MisuseError: The message is not a notification.

@@ -25,7 +25,7 @@ class Command(Request[R_co]):
     __slots__ = ()
 
     needs_unit_of_work: ClassVar[bool] = True
-    """False if the command writes nothing itself. `validate` then does not report a missing unit of work."""
+    """False if the command writes nothing itself: `validate` does not report a missing unit of work."""
 
 
 class Query(Request[R_co]):
@@ -53,7 +53,7 @@ _KINDS: tuple[type, ...] = (Request, StreamRequest, Notification)
 
 
 def check_kind(cls: type) -> None:
-    """Raise a `DeclarationError` if a class is of several kinds, which are dispatched in different ways."""
+    """Raise a `DeclarationError` if a class is of several kinds, because each kind is dispatched in its own way."""
     if len(kinds_of_message(cls)) > 1:
         raise misuse.several_kinds(cls, kinds_of_message(cls))
 

@@ -21,7 +21,7 @@ class Owner:
 
     When the owner no longer runs, the next loop that uses the object becomes the owner, as when one `asyncio.run`
     follows another. Another process, or a loop that runs at the same time in another thread, gets an error at once.
-    Otherwise the process or loop could wait forever.
+    Without the error, the process or loop could wait forever.
     """
 
     __slots__ = ("_loop", "_part", "_process", "_thread")

@@ -65,7 +65,7 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """True if the behavior keeps state between messages. `validate` checks that its provider creates it only once."""
 
     per_scope: ClassVar[bool] = False
-    """With True, if the strategy gives each handler a scope, the behavior wraps each handler instead of the publish."""
+    """If True, and if the strategy gives each handler a scope, the behavior wraps each handler, not the publish."""
 
     commits: ClassVar[bool] = False
     """True if the behavior commits a transaction. Outer behaviors get errors after the commit as `CommittedError`."""
@@ -159,10 +159,10 @@ def _refuse(message: object, run: Any) -> NoReturn:
 
 
 def checked_replacement(message: object, replacement: Any) -> Any:
-    """Return the message that a behavior gave to `call_next` in place of the original message.
+    """Return the replacement that a behavior gave to `call_next` for a message.
 
     Raises:
-        MisuseError: The replacement is not an instance of the class of the original message.
+        MisuseError: The replacement is not an instance of the message's class.
     """
     if not isinstance(replacement, message.__class__):
         raise misuse.replaced(message, replacement)

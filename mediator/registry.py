@@ -249,7 +249,7 @@ class Registry:
             inside = [b for b in behaviors if b.cls.per_scope]  # type: ignore[attr-defined]  # a behavior
             around = [b for b in behaviors if not b.cls.per_scope]  # type: ignore[attr-defined]
             calls = [own_scope_link(compile_chain(self._sources(inside), c, committing_place(inside))) for c in calls]
-        alone = len(calls) == 1 and not around and strategy == Sequential()  # then the only call is the whole chain
+        alone = len(calls) == 1 and not around and strategy == Sequential()  # if so, the only call is the whole chain
         chain = (
             calls[0]
             if alone

@@ -34,7 +34,7 @@ _NONE, _COMMITTED, _UNKNOWN, _ROLLED_BACK = Outcome.NONE, Outcome.COMMITTED, Out
 
 
 class Scope:
-    """The objects of a dispatch: created once, shared with the dispatches that join, and closed at the end.
+    """Keeps the objects of a dispatch, shares them with the dispatches that join, and closes them at the end.
 
     Attributes:
         transaction: The running transaction. Several transactions may run in one scope, one after the other.
@@ -100,7 +100,7 @@ class Scope:
         self.outcome, self.response = _NONE, None
 
     def end(self, outcome: Outcome, transaction_id: str, response: Any = None) -> None:
-        """Record the outcome of the running transaction. Another transaction may begin afterwards."""
+        """Record the outcome of the running transaction, and let another transaction begin."""
         self.transaction = None
         self.outcome, self.response = outcome, response
         if outcome is not _ROLLED_BACK:
@@ -272,8 +272,8 @@ class Frame:
     def forget(self) -> None:
         """Replace the message by its class, whose name is enough for error texts after the dispatch.
 
-        Otherwise the message could stay in memory for long: every task and timer that was created in the dispatch has
-        a copy of the context variables, and this copy refers to the frame.
+        A kept message could stay in memory for long: every task and timer that was created in the dispatch has a copy
+        of the context variables, and this copy refers to the frame.
         """
         if not isinstance(self.message, str | type):
             self.message = type(self.message)
@@ -289,8 +289,8 @@ class Frame:
             CommittedError: The dispatch succeeded and a transaction in its scope committed, but closing the scope failed.
             NotStoredError: As for `CommittedError`, and closing failed because no unit of work stored some changes or
                 events.
-            asyncio.CancelledError: Closing the scope was cancelled. The cause of the error says whether a transaction
-                committed.
+            asyncio.CancelledError: Closing the scope was cancelled. If a transaction committed, or may have committed,
+                the cause of the error says this.
             ScopeError: A dispatch that joined this dispatch is still running.
         """
         try:
@@ -436,7 +436,7 @@ class Frame:
 def _committed(ending: TransactionEnd, error: BaseException | None) -> CommittedError:
     """Return the `CommittedError` to raise in place of an error.
 
-    If the error or a cause is a `CommittedError` of the same transaction, return its copy with the current response.
+    If the error or a cause is a `CommittedError` of this transaction, return its copy with the response of `ending`.
     """
     for _ in range(_LONGEST_CHAIN):
         if error is None:
@@ -450,7 +450,7 @@ def _committed(ending: TransactionEnd, error: BaseException | None) -> Committed
 def _raise_with_outcome(cancellation: CancelledError, ending: TransactionEnd | None) -> None:
     """Raise the cancellation again, with a cause that says that the transaction committed or may have committed.
 
-    Do nothing if the transaction was rolled back, or if the cancellation has such a cause already.
+    Do nothing if the transaction was rolled back, or if the cancellation already has a cause that says this.
     """
     cause = cancellation.__cause__
     if (

@@ -114,7 +114,7 @@ class Stream(Generic[T]):
 
         Raises:
             BaseException: Closing failed; several failures are raised as a group, and a cancellation is raised alone.
-                When the stream ends with an error, failures are added to that error as notes instead.
+                If the stream ends with an error, failures are added to that error as notes and not raised.
         """
         frame, self._frame = self._frame, None
         if frame is None:

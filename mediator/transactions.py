@@ -68,7 +68,7 @@ class Transaction(Protocol):
         ...
 
     def after_commit(self, message: object, call: Callable[[], Awaitable[Any]], /) -> None:
-        """Call `call` after the commit, unless the transaction or its innermost savepoint is rolled back."""
+        """Call `call` after the commit. A rollback of the transaction, or to an earlier savepoint, drops the call."""
         ...
 
     async def abandon(self) -> None:

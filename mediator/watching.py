@@ -34,8 +34,7 @@ class _Watched:
 
         Raises:
             MisuseError: The behavior called `call_next()` without awaiting it, so the rest of the pipeline has not run.
-                Or the behavior returned while the rest of the pipeline was running in a task. That task is then
-                cancelled.
+                Or the behavior returned while a task ran the rest of the pipeline. The task is cancelled.
         """
         watching: Any = _watch(self.behavior, message, call_next)
         watching.__qualname__ = getattr(_method_of(self.behavior), "__qualname__", watching.__qualname__)

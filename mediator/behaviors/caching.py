@@ -124,8 +124,8 @@ class CachingBehavior(PipelineBehavior[Q, Any]):
     most specific one applies.
 
     Queries must be hashable, or a `MisuseError` is raised. Queries must also be compared by value, as frozen
-    dataclasses are. Errors are not cached. Inside a running transaction the cache is neither read nor written. A query
-    may then see uncommitted changes. For an unverified caller (`context.vouched_by` is `None`) the cache is not
+    dataclasses are. Errors are not cached. Inside a running transaction the cache is neither read nor written, because
+    a query may see uncommitted changes. For an unverified caller (`context.vouched_by` is `None`) the cache is not
     used, because unverified callers cannot be told apart. Place this behavior inside authorization, so that only
     authorized callers get cached responses.
 

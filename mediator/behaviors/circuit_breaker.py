@@ -18,10 +18,10 @@ Errors = type[Exception] | tuple[type[Exception], ...]
 class Circuit:
     """The state of a circuit breaker. Make one `Singleton` of this class for each service that messages depend on.
 
-    A circuit is closed at first, and all messages pass. After `failures` failures in a row it opens and refuses all
-    messages. After `seconds` seconds it lets one message through as a trial. If the trial succeeds, the circuit closes;
-    if the trial fails, the circuit stays open for `seconds` more. While the circuit is open, only the result of the
-    trial counts. Results of messages that passed earlier are ignored.
+    A circuit is closed at first, and all messages pass. After `failures` failures in a row the circuit opens and
+    refuses all messages. When it has been open for `seconds` seconds, it lets one message through as a trial. If the
+    trial succeeds, the circuit closes; if the trial fails, the circuit stays open for `seconds` more. While the circuit
+    is open, only the result of the trial counts. Messages that passed before the opening do not count.
 
     Args:
         failures: The number of failures in a row that opens the circuit.

@@ -21,7 +21,7 @@ Message = TypeVar("Message", bound=Request[Any])
 
 @dataclass(frozen=True, slots=True)
 class StrangersKey:
-    """The limit key of a message from an unverified caller, which never equals the key of a verified caller."""
+    """The limit key of a message from an unverified caller. It never equals the key of a verified caller."""
 
     key: Hashable
 
@@ -29,9 +29,9 @@ class StrangersKey:
 class LimitBehavior(PipelineBehavior[Message, Any]):
     """Lets a message through if its limit is not reached.
 
-    A message that is dispatched inside another message does not count. Otherwise outer messages could hold all slots
-    while their inner messages wait for a slot forever. If the limit is reached inside a running transaction, the
-    message is refused at once. A waiting transaction could lock the database.
+    A message that is dispatched inside another message does not count. If inner messages counted, outer messages could
+    hold all slots while their inner messages wait forever. If the limit is reached inside a running transaction, the
+    message is refused at once, because a waiting transaction could lock the database.
 
     Args:
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. The context
@@ -76,7 +76,7 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
 
     @abstractmethod
     async def _enter(self, message: Message, key: Hashable, max_wait: float, /) -> None:
-        """Wait until the limit allows the message. Raise an error if the wait is, or would be, above `max_wait`."""
+        """Wait until the limit allows the message. Raise an error if the wait is, or would be, too long."""
 
     def _leave(self, key: Hashable, /) -> None:
         """Make room for the next message of a key, after a message was handled. The default does nothing."""
@@ -239,15 +239,15 @@ class RateLimitBehavior(LimitBehavior[Message]):
 
     Make this behavior a `Singleton`, because it counts the messages. Without a type argument it applies to all
     requests. To limit only some messages, derive a class: `class MailLimit(RateLimitBehavior[SendMail])`. A message
-    to which several limits apply must pass all of them. Place this behavior inside authorization and outside the unit
-    of work. Unauthorized messages then use no tokens. Outside retry, a message uses one token. Inside retry, each
-    attempt uses one token.
+    to which several limits apply must pass all of them. Place this behavior outside the unit of work, and inside
+    authorization, so that unauthorized messages use no tokens. If this behavior is outside retry, a message uses one
+    token. If this behavior is inside retry, each attempt uses one token.
 
     Args:
         limit: The average number of messages that are let through in a period.
         seconds: The length of a period in seconds.
         burst: The number of messages that are let through at once after a time without messages; `None` for `limit`.
-            With 1 the messages are spread evenly.
+            With `burst=1` the messages are spread evenly.
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. A key is
             forgotten once its bucket is full again.
         max_wait: The longest time that a message may wait, in seconds; 0 refuses the message at once.
@@ -345,7 +345,7 @@ class RateLimitBehavior(LimitBehavior[Message]):
         """Return the seconds until `place` tokens can be taken; 0 or less when they can be taken now."""
         now = self._clock()
         wait = max(bucket.full_at, now) - now + (place - self._burst) * self._interval
-        return round(wait, 9)  # a rounding error could refuse a message that is sent again on time
+        return round(wait, 9)  # without rounding, a message that is sent again on time could be refused
 
     def _take(self, bucket: _Bucket) -> None:
         bucket.full_at = max(bucket.full_at, self._clock()) + self._interval

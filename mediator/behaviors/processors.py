@@ -32,7 +32,7 @@ class RequestPreProcessor(Collaborator, Generic[Request_contra]):
 
     @abstractmethod
     async def process(self, request: Request_contra, /) -> None:
-        """Act on the request. The handler and the behaviors further inside are created afterwards."""
+        """Act on the request, before the handler and the inner behaviors are created."""
 
 
 class RequestPostProcessor(Collaborator, Generic[Request_contra, Response_contra]):
@@ -62,8 +62,8 @@ class RequestExceptionHandler(Collaborator, Generic[Request_contra, Response, Er
 
     `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is for `CourseFull` and errors derived from it. The
     error must come from the request's handler or a behavior inside the `RequestExceptionProcessorBehavior`. Exception
-    handlers for the most specific error class are called first. For the same error class, the most specific request
-    class comes first, then the order of declaration decides. No exception handler is called for a cancellation.
+    handlers are called in the order of their error classes, the most specific first; then of their request classes, the
+    most specific first; then of declaration. No exception handler is called for a cancellation.
     """
 
     @abstractmethod
@@ -74,8 +74,8 @@ class RequestExceptionHandler(Collaborator, Generic[Request_contra, Response, Er
 class RequestExceptionAction(Collaborator, Generic[Request_contra, Error_contra]):
     """Acts on errors, if the list of behaviors has a `RequestExceptionActionProcessorBehavior`.
 
-    The error is always raised again. All matching actions run, in the same order as `RequestExceptionHandler`s. When an
-    action itself fails, its failure becomes a note on the original error. The sender still gets the original error.
+    The error is always raised again. All matching actions run, in the same order as `RequestExceptionHandler`s. If an
+    action fails, the failure is added to the error as a note, and the sender still gets the error.
     """
 
     @abstractmethod
@@ -90,10 +90,10 @@ class RequestExceptionProcessorBehavior(CollaboratorBehavior):
     """Lets the `RequestExceptionHandler`s of a failed request turn the error into a response.
 
     The work of the failed request is rolled back before the exception handlers are called. If this behavior is before
-    the transaction behavior in the list, the whole transaction is rolled back. Errors of the commit are then handled,
-    too. If this behavior is after the transaction behavior, or if the request joined a running transaction, a savepoint
-    is set. Only the work since the savepoint is then rolled back. A savepoint is also set for queries, because a failed
-    statement forces a rollback.
+    the transaction behavior in the list, the whole transaction is rolled back, and errors of the commit are handled
+    too. If this behavior is after the transaction behavior, or if the request joined a running transaction, only the
+    work of the request is rolled back, to a savepoint. Queries have a savepoint too, because a failed statement forces
+    a rollback.
 
     When an exception handler returns neither `Handled` nor `None`, the error gets a note and the next handler is called.
     Cancellations are not handled. Behaviors that retry, or that must see every error, belong inside this behavior.
@@ -146,7 +146,7 @@ class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
 async def _execute(collaborator: Binding, message: Any, error: Exception) -> None:
     try:
         await (await resolve(collaborator)).execute(message, error)
-    except Exception as failure:  # added as a note: the other actions still run, and the original error is raised
+    except Exception as failure:  # added as a note: the other actions still run, and `error` is raised
         add_note(error, f"The action {collaborator.cls.__name__} on this error failed: {shown_error(failure)}")
 
 

@@ -29,8 +29,8 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
     """Handles a message again with exponential backoff when an attempt failed with a transient error.
 
     Each attempt has its own scope: a new handler, new scoped objects, and a new transaction. So place this behavior
-    outside the transaction behavior. An attempt that has committed, or may have committed, is never repeated, whatever
-    error it raised afterwards. A cancelled attempt is not repeated either. A message that joins a running transaction
+    outside the transaction behavior. An attempt that committed, or may have committed, is never repeated, whatever
+    error the attempt raised. A cancelled attempt is not repeated either. A message that joins a running transaction
     is never repeated alone: only the outermost message is repeated, as a whole.
 
     Without a type argument the behavior applies to all requests. To use other settings for some messages, derive a

@@ -19,12 +19,11 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
     messages, derive a class: `class ReportTimeout(TimeoutBehavior[MakeReport])`. If several timeouts match a message,
     only the most specific one applies.
 
-    A timeout before the transaction behavior in the list includes the commit. A timeout after the transaction behavior
-    ends before the commit. A timeout before the retry behavior limits all attempts together. A timeout after the retry
-    behavior limits each attempt.
+    Before the transaction behavior in the list, this behavior also limits the commit; after the transaction behavior,
+    it does not. Before the retry behavior, it limits all attempts together; after the retry behavior, each attempt.
 
-    A commit is never interrupted. When the time is up during a commit, the commit continues, for at most the unit of
-    work's `commit_timeout`. The error then tells the outcome of the commit.
+    A commit is never interrupted. If the time is up during a commit, the commit continues, for at most the unit of
+    work's `commit_timeout`. The error that is raised at the end tells the outcome of the commit.
 
     Args:
         seconds: The longest time that the rest of the pipeline may take, in seconds.
