@@ -18,11 +18,11 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class RecordedEvent:
-    """A domain event that waits for the end of the unit of work.
+    """A domain event that waits to be published by a unit of work.
 
     Attributes:
         number: The position of the event among the events of all aggregates, in the order of recording.
-        context: The context of the message during which the event was recorded; `None` if no message was being handled.
+        context: The context of the message that was handled when the event was recorded; `None` if there was none.
     """
 
     event: Notification
@@ -34,7 +34,7 @@ class EventCollector(Protocol):
     """The interface of a unit of work that takes over the events of tracked aggregates."""
 
     def take(self, aggregate: "AggregateRoot", recorded: RecordedEvent, /) -> bool:
-        """Keep an event until the end of the running transaction.
+        """Keep an event for the running transaction, and return True.
 
         If no transaction runs, return False: the event stays with its aggregate.
         """

@@ -45,7 +45,7 @@ class Logger:
         self._log: Any = structlog.get_logger("mediator", **_fitting(fields))
 
     def bind(self, **fields: object) -> "Logger":
-        """Return a logger whose lines have the given fields in addition."""
+        """Return a logger whose lines also have the given fields."""
         return Logger(**{**self._fields, **fields})
 
     def debug(self, event: str, /, **fields: object) -> None:

@@ -251,7 +251,7 @@ class Mediator:
         Args:
             mode: How the scope relates to the running dispatch.
             message: The name of the scope in error texts.
-            context: The context of the scope, from which the messages dispatched inside inherit.
+            context: The context of the scope. Messages that are dispatched in the block inherit from this context.
 
         Raises:
             MisuseError: The container is not started.
@@ -280,8 +280,8 @@ class Mediator:
             message_type: The message class; when not given, all classes that have a handler.
             format: `"text"`; `"json"`, which adds the messages that each handler dispatches; or `"mermaid"`, a
                 flowchart of a message and of the messages that its handlers dispatch in turn. A handler class can
-                declare these messages as `dispatches`. Without `dispatches`, the message classes that the source code
-                of the handler calls are shown.
+                declare these messages as `dispatches`. Without `dispatches`, the description shows the message classes
+                that the handler's source code calls.
 
         Raises:
             HandlerNotFoundError: The class is a request and has no handler.
@@ -302,7 +302,7 @@ class Mediator:
         return call
 
     def _publish_of(self, notification: Notification, strategy: PublishStrategy | None) -> Call:
-        """Check a notification and return its compiled pipeline. Pipelines without a given strategy are kept."""
+        """Check a notification and return its compiled pipeline. If no strategy is given, the pipeline is kept."""
         known = self._publishes
         if not isinstance(notification, Notification):
             raise _no_message(notification, "publish")

@@ -25,7 +25,7 @@ class Command(Request[R_co]):
     __slots__ = ()
 
     needs_unit_of_work: ClassVar[bool] = True
-    """False if the command writes nothing itself: `validate` does not report a missing unit of work."""
+    """If False, the command writes nothing itself, and `validate` does not report a missing unit of work."""
 
 
 class Query(Request[R_co]):

@@ -1,8 +1,8 @@
 """Telemetry: records a span and a duration for each message, each handler of a notification, and each stream.
 
 This module needs `mediator-uow[opentelemetry]`, and has no effect until the application sets up OpenTelemetry's SDK.
-Where OpenTelemetry's semantic conventions for messaging define the name of an attribute, that name is used. Payloads are
-never recorded.
+If OpenTelemetry's semantic conventions for messaging define a name for an attribute, the attribute has that name.
+Payloads are never recorded.
 """
 
 import time

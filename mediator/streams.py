@@ -57,7 +57,7 @@ class Stream(Generic[T]):
     The scope of the stream is the running scope while an item is produced, but not while the consumer handles the item.
     So two streams in one task do not mix, and messages that the consumer dispatches do not belong to the stream.
 
-    The stream inherits the message context `cause`; without `cause`, the context of the running dispatch.
+    The stream inherits the message context `cause`. Without `cause` it inherits the context of the running dispatch.
 
     Raises:
         SettingError: `mode` is `NESTED`, or no `TransactionMode`.
@@ -131,7 +131,7 @@ class Stream(Generic[T]):
         raise_failures("stream", failures, error)
 
     async def _close_with_scope(self, error: BaseException | None) -> None:
-        """Close the stream if the dispatch that the stream joined ends first."""
+        """Close the stream when the dispatch that the stream joined ends before the stream."""
         raise_failures("stream", await self._close_all(), error)
 
     async def _close_all(self) -> Sequence[BaseException]:
@@ -165,7 +165,7 @@ class Stream(Generic[T]):
     def _stay_last(self, frame: Frame) -> None:
         """Move the exit callback of the stream to the end of the list, because the last callback is called first.
 
-        The remaining callbacks close resources that the handler may still need in its `finally`.
+        The other callbacks close resources that the handler may still need in its `finally`.
         """
         exits = frame.scope.exits if not frame.owner else None
         if exits and exits[-1] != self._close_with_scope:

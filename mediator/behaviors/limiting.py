@@ -246,7 +246,7 @@ class RateLimitBehavior(LimitBehavior[Message]):
     Args:
         limit: The average number of messages that are let through in a period.
         seconds: The length of a period in seconds.
-        burst: The number of messages that are let through at once after a time without messages; `None` for `limit`.
+        burst: The number of messages that are let through at once after a time without messages; `None` means `limit`.
             With `burst=1` the messages are spread evenly.
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. A key is
             forgotten once its bucket is full again.

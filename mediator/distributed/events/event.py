@@ -15,7 +15,7 @@ KeyLocking = Literal["strict", "row"]
 """How events of one key are kept in commit order; see `DistributedEvent.key_locking`."""
 
 _LONGEST_WORD = 64
-"""Longest part of an event type, in characters.
+"""The largest number of characters in each of the two words of an event type.
 
 With this limit every event type fits into a broker's subject and a database column.
 """

@@ -1,4 +1,4 @@
-"""AfterCommitQueue: the calls that are made after the commit of a transaction, and dropped by a rollback."""
+"""AfterCommitQueue: the calls to make after the commit of a transaction. A rollback drops the calls."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -108,7 +108,7 @@ class AfterCommitQueue:
 
 
 def _own(error: BaseException, message: object) -> CommittedError | None:
-    """Return the error that reports the commit of the given notification: `error` itself or one of its causes."""
+    """Return the error that reports the commit of the notification's transaction: `error` or one of its causes."""
     found: CommittedError | None = None
     each: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):

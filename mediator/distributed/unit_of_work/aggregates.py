@@ -62,7 +62,7 @@ class AggregateTracker(EventCollector):
         return True
 
     def take_over(self, running: RunningTransaction) -> None:
-        """Move the events that were recorded before a transaction began into that transaction."""
+        """Give a new transaction the events that were recorded before it."""
         waiting, self._waiting = self._waiting, []
         for aggregate in waiting:
             if journal_of(aggregate).collector is self:

@@ -325,7 +325,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         and is raised again at the end.
 
         Args:
-            response: The response of the command, which the scope keeps together with the outcome.
+            response: The response of the command. The scope keeps the response together with the outcome.
             then: A function to call with the events right after the commit. With `then`, the events are not stored in
                 the outbox. The function has to limit its own duration. Its errors are raised to the caller.
             after_commit_timeout: How long all calls added with `after_commit` may take together, in seconds.
@@ -498,7 +498,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     # Rollback-only state and savepoints, as in `mediator.transactions.Transaction`.
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first call says why."""
+        """From now on allow only a rollback to the innermost savepoint or `begin`. The first call gives the reason."""
         if self._running is not None:
             self._running.doomed(message, error)
 

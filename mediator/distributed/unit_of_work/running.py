@@ -130,7 +130,7 @@ class Doom:
 
 @dataclass(slots=True)
 class _Level:
-    """The counts of events and calls at a savepoint or at `begin`, and the doom of the work since then."""
+    """The counts of events and calls at a savepoint or at `begin`, and the doom of the work since that point."""
 
     events: int
     calls: int
@@ -223,7 +223,7 @@ class RunningTransaction:
         return self._levels[-1].doom
 
     def doomed(self, message: object, error: BaseException) -> None:
-        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first call says why."""
+        """From now on allow only a rollback to the innermost savepoint or `begin`. The first call gives the reason."""
         level = self._levels[-1]
         if level.doom is None:
             level.doom = Doom(message, error)
