@@ -200,7 +200,7 @@ class MessageContext:
         correlation_id: str | None = None,
         ids: IdFactory = new_id,
     ) -> "MessageContext":
-        """Return the context of a message that begins here, such as a web request.
+        """Return the context of a message that no other message causes, such as the command of a web request.
 
         Args:
             principal: The user or service on whose behalf the message is handled.

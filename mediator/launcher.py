@@ -1,6 +1,6 @@
 """The command `mediator`. If the package `mediator` belongs to another distribution, the command reports this.
 
-This module is installed beside the package, as `mediator_uow`. The command starts even if the package was replaced.
+This module is installed outside the package, as `mediator_uow`. So the command starts even if the package was replaced.
 """
 
 import importlib

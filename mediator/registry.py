@@ -91,7 +91,7 @@ class Registry:
         collaborators: The validators, authorizers and processors that behaviors work with.
         strategy: How the handlers of a notification are run if its class declares no strategy; `Sequential()` when not
             given.
-        compile_source: Converts the `source` of a binding to the function that pipelines call, such as a faster one.
+        compile_source: Returns the function that pipelines call in place of a binding's `source`; by default `source`.
 
     Raises:
         SettingError: `strategy` is no strategy.

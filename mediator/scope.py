@@ -287,7 +287,7 @@ class Frame:
 
         Raises:
             CommittedError: The dispatch succeeded and a transaction in its scope committed, but closing the scope failed.
-            NotStoredError: A transaction in its scope committed, but no unit of work stored other changes or events.
+            NotStoredError: A transaction in its scope committed, but the scope has changes or events that were not stored.
             asyncio.CancelledError: Closing the scope was cancelled. If a transaction committed, or may have committed,
                 the cause of the error says this.
             ScopeError: A dispatch that joined this dispatch is still running.

@@ -46,8 +46,8 @@ def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
 def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "container") -> Iterator[Problem]:
     """Yield a problem for each handler that is a plain attribute of a container, and has no provider.
 
-    No mediator would find the handler in `enroll = EnrollHandler`. A handler class that also has a provider, such as a
-    class that is defined inside the container, is no problem.
+    No mediator would find the handler in `enroll = EnrollHandler`. A handler class that also has a provider is no
+    problem: the class may be defined inside the container, for example.
     """
     provided = {binding.cls for catalog in catalogs for binding in catalog.handlers}
     for name, held in _held(container).items():

@@ -334,7 +334,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
         NotFoundError: The scan has not found the class.
     """
 
-    # The base is `Dependency` because a container sets the `parent` of a dependency.
+    # The base is `Dependency`, because a container sets the `parent` of a dependency, and the scan needs its container.
 
     def __init__(self, *packages: str, exclude: Iterable[str | Callable[..., object]] = ()) -> None:
         base: Any = super()

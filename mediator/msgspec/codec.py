@@ -169,7 +169,7 @@ def _hashes_numbers(annotation: Any) -> bool:
 
 @lru_cache(maxsize=1024)
 def _known_to_hash_numbers(annotation: Any) -> bool:
-    """Return whether a type hashes values of types not in `_SAFE`, as `dict[int, str]` and `list[set[int]]` do."""
+    """Return whether a type has mapping keys or set items of a type not in `_SAFE`, as in `list[set[int]]`."""
     for part in _parts(msgspec.inspect.type_info(annotation)):
         if isinstance(part, msgspec.inspect.DictType) and not isinstance(part.key_type, _SAFE):
             return True

@@ -136,7 +136,7 @@ def unreadable_from(headers: Mapping[str, str], data: bytes) -> UnreadableMessag
     """Return the type and the partition key of a message that is not a valid event. An unreadable value is left out.
 
     In structured mode, the values are read from the JSON document. If the document is not a JSON object, the values are
-    read from the headers. A producer may have repeated the values in the headers.
+    read from the headers, because a producer may have repeated them there.
     """
     lowered, content_type = _lowered(headers)
     members: dict[str, msgspec.Raw] | None = None

@@ -84,7 +84,7 @@ class _Change:
 class DetachedObjects:
     """The objects that a session detached when a transaction began.
 
-    `letting_go` is true while this class detaches objects. The unit of work keeps tracking the detached aggregates.
+    `letting_go` is true while this class detaches objects, so that the unit of work keeps tracking detached aggregates.
     """
 
     def __init__(self, session: Session) -> None:

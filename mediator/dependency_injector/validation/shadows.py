@@ -4,8 +4,8 @@ In dependency-injector, a derived container class or an assignment can give a na
 is called the earlier provider here. All providers that were made with the earlier provider keep using it: in a base class,
 `enroll = Factory(EnrollHandler, mediator)` keeps using the mediator of the base class.
 
-Redeclared names are looked for in container classes: a base class and its derived classes share provider objects, but
-instances of containers have copies of the providers.
+Redeclared names are looked for in container classes, where the earlier provider is the same object in the base class and
+in its derived classes. Instances of containers have only copies of the providers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -12,7 +12,7 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 PATIENCE = 5.0
-"""While a suspect waits, newcomers wait for this many seconds. After that, newcomers may start for the same time."""
+"""While a suspect waits, newcomers wait for this many seconds. For as many seconds after that, newcomers may start."""
 
 
 class SharedLock:

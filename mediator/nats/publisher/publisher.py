@@ -76,7 +76,7 @@ _TOO_LARGE = 10054
 """The error code for a message that is too large for its stream."""
 
 _REFUSALS = frozenset({10060, 10071, 10097, 10166})
-"""Error codes for messages that the broker always refuses: a `Nats-Expected-*` header, large headers, or a TTL."""
+"""Error codes for messages that the broker always refuses, due to a `Nats-Expected-*` header, large headers or a TTL."""
 
 _SERVER = ""
 
