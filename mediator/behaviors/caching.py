@@ -25,7 +25,7 @@ class CacheKey:
     not get the response to `Find(True)`.
 
     Attributes:
-        query_type: The class of the query. Queries of two classes may compare equal.
+        query_type: The class of the query. It is needed because queries of two classes may compare equal.
         principal: The principal who sent the query; `None` when all principals share the response.
     """
 

@@ -62,8 +62,8 @@ class RequestExceptionHandler(Collaborator, Generic[Request_contra, Response, Er
 
     `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is for `CourseFull` and errors derived from it. The
     error must come from the request's handler or a behavior inside the `RequestExceptionProcessorBehavior`. Exception
-    handlers are called in the order of their error classes, the most specific first; then of their request classes, the
-    most specific first; then of declaration. No exception handler is called for a cancellation.
+    handlers with the most specific error class are called first. Among equals, the most specific request class comes
+    first, and then the order of declaration decides. No exception handler is called for a cancellation.
     """
 
     @abstractmethod
@@ -92,8 +92,8 @@ class RequestExceptionProcessorBehavior(CollaboratorBehavior):
     The work of the failed request is rolled back before the exception handlers are called. If this behavior is before
     the transaction behavior in the list, the whole transaction is rolled back, and errors of the commit are handled
     too. If this behavior is after the transaction behavior, or if the request joined a running transaction, only the
-    work of the request is rolled back, to a savepoint. Queries have a savepoint too, because a failed statement forces
-    a rollback.
+    work of the request is rolled back, to a savepoint. Queries have a savepoint too: after a failed statement, some
+    databases refuse all further statements until a rollback.
 
     When an exception handler returns neither `Handled` nor `None`, the error gets a note and the next handler is called.
     Cancellations are not handled. Behaviors that retry, or that must see every error, belong inside this behavior.

@@ -207,7 +207,7 @@ class NatsServer(_Server):
             old.unlink()
         configuration = directory / "server.conf"
         configuration.write_text(self._configuration(directory), encoding="utf-8", errors="surrogatepass")
-        with (directory / "log").open("ab") as log:  # errors in the configuration go here, even with a `logfile`
+        with (directory / "log").open("ab") as log:  # errors in the configuration go here, even if it sets `logfile`
             self._process = subprocess.Popen(
                 [binary, "-c", str(configuration)],
                 stdin=subprocess.DEVNULL,
@@ -386,7 +386,7 @@ class NatsCluster(_Server):
     async def _wait_until_healthy(self) -> None:
         """Wait until the health checks of all servers succeed in the same round.
 
-        After a leader has died, the other servers report success until they notice the death.
+        Successes of earlier rounds do not count, since servers report success until they notice that a leader has died.
         """
         while None in [await each.monitoring("/healthz") for each in self.servers]:  # noqa: ASYNC110  # no event for it
             await asyncio.sleep(_POLL)
@@ -417,7 +417,7 @@ def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
 def _free_ports(count: int) -> list[int]:
     """Return free ports below 32,000.
 
-    The system gives higher ports (on Linux, from 32768) to outgoing connections, perhaps before the servers listen. The
+    The system may give a higher port (on Linux, from 32768) to an outgoing connection before a server listens. The
     search begins at a number that depends on the process id. Two processes therefore rarely choose the same ports.
     """
     found: list[int] = []

@@ -41,8 +41,8 @@ class OwnedSession(Session):
     """A session that uses the engine of its unit of work, and lets only the unit of work end the transaction.
 
     While a transaction runs, a handler can neither roll back the transaction nor close, reset or invalidate the
-    session. When an aggregate is loaded or added, the unit of work begins to collect the events of the aggregate. The
-    unit of work stops when the aggregate leaves the session.
+    session. The unit of work collects the events of an aggregate from the moment at which the aggregate is loaded or
+    added until the aggregate leaves the session.
 
     Attributes:
         detached: The objects that the session loaded before the current transaction.

@@ -120,8 +120,8 @@ def _keeping(insert: Any, moved: FromClause, now: ColumnElement[float], *chosen:
     A moved event is left out when the archive already has an event with the same id.
 
     A database that was restored from a backup can assign a sequence a second time. The archive may then have another
-    event with this sequence. The moved event replaces this archived event, because a broker is more likely to lose the
-    newer event.
+    event with this sequence. The moved event replaces this archived event. The archive is there to replace events that
+    a broker has lost, and a broker is more likely to lose newer events.
 
     Each id is looked up with a subquery, so that the database uses the index whatever the table's statistics say.
     """

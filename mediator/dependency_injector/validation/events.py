@@ -19,9 +19,9 @@ from mediator.errors import DeclarationError, Problem, misuse
 def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
     """Return the event classes of an application, each with the label for problems of the class.
 
-    The event classes are the handled classes, and the classes declared in packages with handlers. An event without a
-    handler gets the label `where`. Other packages do not count, since another application in the same repository may
-    have a different class for the same event.
+    The event classes are the handled classes, and the classes declared in packages with handlers. Other packages do not
+    count, since another application in the same repository may have a different class for the same event. An event
+    without a handler gets the label `where`.
     """
     catalogs = list(catalogs)
     events = handled_events(catalogs)
@@ -95,7 +95,7 @@ _STEPS = ("decode_data", "convert")
 
 
 def find_upcaster_faults(container: Any, events: Mapping[type, str], handled: Iterable[type]) -> Iterator[Problem]:
-    """Yield the faults of upcasters that cannot work, classes that read the same version, and codecs that cannot upcast.
+    """Yield the faults of upcasters, of classes that read the same version, and of codecs that cannot upcast.
 
     `events` maps each event class to its label. Two classes may read the same version unless both are in `handled`.
     """

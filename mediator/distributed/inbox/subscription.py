@@ -108,7 +108,7 @@ class EventSubscription(ABC):
     ack_wait: float
     max_age: float | None = None
 
-    def use_application(self, application: str | None, /) -> None:  # noqa: B027  # not every broker knows the owner
+    def use_application(self, application: str | None, /) -> None:  # noqa: B027  # overriding is optional
         """Set the name of this application, unless the name is set already. No other application may use the group."""
 
     @abstractmethod

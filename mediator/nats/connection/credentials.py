@@ -1,6 +1,6 @@
 """Addresses, credentials and TLS: the URLs of the broker, and how application and broker authenticate to each other.
 
-Files are read again at every connect. Secrets in URLs are never shown.
+Each new connection uses the current content of credentials and TLS files. Secrets in URLs are never shown.
 """
 
 import base64

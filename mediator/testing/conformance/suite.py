@@ -61,7 +61,7 @@ def undeclared(*_: object) -> Any:
 class failing(Generic[_Error]):  # noqa: N801  (called like a function: `with failing(ParkedEventNotFoundError): ...`)
     """A context whose body must raise one of the given errors. The context yields a list with the raised error.
 
-    Errors of other classes, and errors without `text`, are raised unchanged.
+    An error of another class, or one whose message does not contain `text`, is raised unchanged.
 
     Args:
         errors: The expected classes.

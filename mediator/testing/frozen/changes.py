@@ -288,7 +288,7 @@ def _strictness(old: Schema, new: Schema, place: str) -> Iterator[Change]:
 
 
 def _refuses(schema: Schema, meaning: str, known: Meanings) -> bool:
-    """Return whether a class refuses an unknown field of the given meaning. A class may allow fields of one meaning only."""
+    """Return whether a class refuses an unknown field of the given meaning. Some classes allow only one meaning."""
     others = schema.get("additionalProperties", True)
     return others is False or (is_schema(others) and known.of(others) != meaning)
 
