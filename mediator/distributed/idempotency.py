@@ -305,6 +305,6 @@ def hashed_key(name: str, key: str, context: MessageContext) -> str:
 
 
 def former_key(command: object, key: str, context: MessageContext) -> str:
-    """Return the key as it was before version 2 of the tables: a hash of the path of the class, not of its name."""
+    """Return the key as it was before version 2 of the tables: hashed with the path of the class, not its name."""
     parts = [context.principal, context.tenant, path_of(type(command)), key]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -148,7 +148,7 @@ class OutboxRelay:
         async with self._outbox.claim(self._batch_size, without=left_out) as batch:
             results = await self._publish_batch(batch) if batch.events else ()
         if not results and self._outages.retry_suspects():
-            # Only suspected domains (see `Outages`) have events: try these domains, to learn whether the broker answers.
+            # Only suspected domains (see `Outages`) have events: try them, to learn whether the broker answers.
             return await self._relay_batch()
         trouble = self._outages.note(results)
         if trouble is not None:
