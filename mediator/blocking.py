@@ -71,7 +71,7 @@ class BlockingMediator:
         portal = opened.__enter__()
         started = portal.wrap_async_context_manager(self._lifespan)
         try:
-            Context().run(started.__enter__)  # an empty context, because the container outlives the caller
+            Context().run(started.__enter__)  # the container's tasks must not keep the caller's context variables
             self._lifespan.check()
             self._loop, self._thread = portal.call(_loop_and_thread)
             portal.call(self._owner.check)

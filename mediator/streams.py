@@ -131,7 +131,7 @@ class Stream(Generic[T]):
         raise_failures("stream", failures, error)
 
     async def _close_with_scope(self, error: BaseException | None) -> None:
-        """Close the stream when the dispatch that the stream joined ends before the stream."""
+        """Close the stream at the end of its scope, which belongs to an enclosing dispatch, if the stream is still open."""
         raise_failures("stream", await self._close_all(), error)
 
     async def _close_all(self) -> Sequence[BaseException]:
@@ -163,9 +163,9 @@ class Stream(Generic[T]):
                 self._stay_last(self._frame)
 
     def _stay_last(self, frame: Frame) -> None:
-        """Move the exit callback of the stream to the end of the list, because the last callback is called first.
+        """Move the exit callback of the stream to the end of the scope's list. The last callback is called first.
 
-        The other callbacks close resources that the handler may still need in its `finally`.
+        So the stream is closed before the other callbacks close resources that the handler may need in its `finally`.
         """
         exits = frame.scope.exits if not frame.owner else None
         if exits and exits[-1] != self._close_with_scope:

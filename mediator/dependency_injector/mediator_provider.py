@@ -45,8 +45,8 @@ class MediatorProvider(providers.Dependency[Mediator]):
             behavior.
     """
 
-    # The base is `Dependency` because a container sets the `parent` of a dependency. `providers.Self` cannot be used: in
-    # a derived container class, it would still return the base class.
+    # The base is `Dependency`, because a container sets the `parent` of a dependency: this is how the provider knows its
+    # container. `providers.Self` as an argument would not help: in a derived class, it would return the base class.
 
     def __init__(
         self,

@@ -141,8 +141,8 @@ def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[
 def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
     """For the block, detach earlier providers (see `earlier_providers`) from the providers that they override.
 
-    If the earlier `clock` overrides `timer`, copying `clock` would also copy `timer`, which is too early. `timer` is
-    copied after the block, and the redeclared `clock` overrides the copy of `timer`.
+    If the earlier `clock` overrides `timer`, copying `clock` would also copy `timer`, and a copy of the earlier `clock`
+    would override that copy. After the block, `timer` is copied, and the redeclared `clock` overrides the copy.
     """
     overridden = [(provider, target) for provider in earlier for target in tuple(provider.overrides)]
     for provider, target in overridden:

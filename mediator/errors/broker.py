@@ -9,7 +9,7 @@ from mediator.printable import shown, shown_reason
 
 @dataclass(eq=False, repr=False)
 class PublisherUnavailableError(TransientError, ConnectionError):
-    """The broker cannot be reached or did not answer, but may have stored the event. The event may be sent again."""
+    """The broker cannot be reached or did not answer. Sending an event again is safe, even if the broker has stored it."""
 
     broker: str
     reason: str

@@ -38,7 +38,7 @@ class SqlAlchemyInbox(Inbox):
     Args:
         engine: From `open_engine`.
         keep_seconds: How long events are remembered, in seconds; 8 days by default. Use one day more than the time for
-            which the stream keeps events.
+            which the broker keeps events.
         clock_offset: Returns seconds to add to the time of the database, for tests. The clock of this process is not
             used.
 

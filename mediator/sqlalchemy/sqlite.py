@@ -162,7 +162,7 @@ class SqliteDatabase(Database):
         if context.connection is None:
             return DatabaseUnavailableError(self.name, str(error))
         if context.statement is None and code in _MAYBE_COMMITTED:
-            context.is_disconnect = True  # it is unknown whether the transaction would survive a loss of power
+            context.is_disconnect = True  # as after a lost connection, the outcome of COMMIT is unknown
             return None
         if mode is not None and code & 0xFF in _FILE_FAULTS:
             return DatabaseWriteError(self.name, str(error))

@@ -5,8 +5,8 @@ taking a connection. Writers of one process get the lock in the order of their r
 lock beside the database. If the process that holds the file lock dies, the operating system releases the file lock.
 
 A file lock is not fair. The process that has just released the file lock can take the lock again faster than processes
-that poll. A relay could therefore wait for seconds while another process writes. Two rules make the lock fairer. First,
-a process keeps the file lock for its own waiting writers only for a short time. Second, a process polls the file lock
+that poll. A process that polls could therefore wait for seconds. Two rules make the lock fairer. First, a
+process keeps the file lock for its own waiting writers only for a short time. Second, a process polls the file lock
 only while holding a second file lock, the turnstile. The process that has just released the file lock must therefore
 wait behind the process that holds the turnstile.
 

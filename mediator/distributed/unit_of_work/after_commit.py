@@ -142,8 +142,8 @@ def _has_committed(error: BaseException, message: object) -> bool:
 def _not_committed(error: BaseException, message: object) -> list[object]:
     """Return the notifications to publish again.
 
-    The given notification is left out if its transaction committed. Failed notifications that waited for this commit
-    are added.
+    These are the given notification, unless its transaction committed, and all notifications that were to be published
+    after this commit and failed.
     """
     itself = [] if _has_committed(error, message) else [message]
     return [*itself, *_following(error, message)]

@@ -227,7 +227,7 @@ async def ask(client: Client, subject: str, body: bytes, seconds: float) -> Msg:
     """
     try:
         async with asyncio.timeout(seconds):
-            # detached: the first request starts a task, which receives the answers to all requests
+            # detached: the first request starts a task for all answers, which must not keep this call's context
             return await detached(client.request(subject, body, timeout=cast("float", None)))
     except TimeoutError:
         raise nats.errors.TimeoutError from None

@@ -85,8 +85,8 @@ class Pull:
     The requested and the unacknowledged deliveries together are at most `limit`.
 
     With `slots`, each delivery needs a slot. If the consumer is known to have more deliveries, a request takes a slot
-    before it is sent. If not, the request is sent without a slot, and a new event arrives at once. The delivery of this
-    event takes a slot on arrival. If no slot is free, the delivery is handed back.
+    before it is sent. If not, the request is sent without a slot, and waits at the broker for the next event. The
+    delivery of this event takes a slot on arrival. If no slot is free, the delivery is handed back to the broker.
 
     `changed` is called when there may be something to request.
 

@@ -32,7 +32,7 @@ Stored = tuple[int, datetime, CloudEvent]
 
 @dataclass(slots=True)
 class _Stored:
-    """One message of the stream. Each group has its own copy, whose `attempts` counts the deliveries to the group."""
+    """A message that the broker stores. Each group has a copy, whose `attempts` counts the deliveries to the group."""
 
     event: CloudEvent | None
     problem: str
