@@ -42,9 +42,9 @@ class EventFlow:
 def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]:
     """Return the event flows of a container, without calling any provider.
 
-    A publisher may publish the events that handlers and behaviors raise, and the events in the imported `packages`. A
-    publisher may also publish events in the packages of handlers and behaviors. If the container handles an event of a
-    domain, the domain belongs to another application, and the events of the domain in these packages are left out.
+    A publisher may publish the events that handlers and behaviors raise, the events in the imported `packages`, and the
+    events in the packages of handlers and behaviors. From the last group, a domain is left out if the container handles
+    one of its events, because the domain then belongs to another application.
     A subscription belongs to a consumer, and delivers the events that the consumer's mediator handles.
     """
     graph = Graph(container)

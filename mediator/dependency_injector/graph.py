@@ -153,7 +153,7 @@ def find_captives(graph: Graph) -> Iterator[Problem]:
 def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
     """Return the shortest chain of calls from `keeper` to a `Scoped`, without `keeper`; empty when there is no chain.
 
-    No chain leads through another provider that keeps its object: `find_captives` checks that provider separately.
+    A chain through another provider that keeps its object is left out: `find_captives` checks that provider separately.
     """
     before: dict[Any, Any] = dict.fromkeys(graph.calls[keeper], keeper)
     waiting = list(before)

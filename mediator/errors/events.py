@@ -118,7 +118,7 @@ class EventRefusedError(EventError):
 
 @dataclass(eq=False, repr=False)
 class EventHeldBackError(EventError):
-    """An event was not sent, because an earlier event with the same key was not stored. Both may be sent again."""
+    """An event was not sent, because the broker did not store an earlier event with the same key. Both may be sent again."""
 
     event_id: str
     event_type: str

@@ -427,7 +427,7 @@ def session_ended(operation: str, transaction_id: str) -> MisuseError:
 
 
 def stale_object(entity: type, reason: str) -> StaleObjectError:
-    """An object that an earlier transaction loaded was changed, and writing it could overwrite newer values."""
+    """An object was loaded in an earlier transaction and then changed. Writing it could overwrite newer values."""
     return StaleObjectError(
         entity,
         f"An object of {name_of(entity)} was loaded before this transaction began, and was changed or added in it: "

@@ -33,7 +33,7 @@ class NoUnitOfWorkError(MisuseError):
 
 @dataclass(eq=False, repr=False)
 class StaleObjectError(MisuseError):
-    """An object that an earlier transaction loaded was changed, and writing it could overwrite newer values.
+    """An object was loaded in an earlier transaction and then changed. Writing it could overwrite newer values.
 
     Attributes:
         subject: The class of the object.
@@ -53,8 +53,8 @@ class DispatchDepthError(MisuseError, RecursionError):
 
     Attributes:
         limit: The `max_depth` of the mediator, or the `max_domain_events` of the unit of work.
-        path: The running messages, outermost first; or the domain events, where the handlers of each event recorded
-            the next event.
+        path: The running messages, outermost first; or the domain events. The handlers of each event recorded the
+            next event in `path`.
     """
 
     limit: int

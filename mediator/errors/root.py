@@ -60,7 +60,7 @@ class MediatorError(Exception):
         return printable(super().__str__(), LONGEST_REPORT)
 
     def __repr__(self) -> str:
-        """Return the text, without the objects: their `repr` may show a payload."""
+        """Return the class and the text without the fields, since the `repr` of a field may show a payload."""
         return f"{type(self).__name__}({str(self)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:

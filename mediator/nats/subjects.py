@@ -47,8 +47,8 @@ def new_inbox(client: Client) -> str:
 def answerable(prefixes: Collection[str] | None) -> Callable[[str], bool]:
     """Return a function that tells whether a subject is the inbox of a requester.
 
-    An inbox consists of a prefix and an unguessable token. One more token may follow, as in the inboxes of other NATS
-    clients. Two more tokens are not accepted: this library receives the broker's answers on subjects of this form.
+    An inbox is a prefix and an unguessable token. Some NATS clients add one token. Two added tokens are refused: on such
+    subjects this library receives the broker's answers, and could take the answer to a request for one of them.
 
     If `prefixes` is `None`, the prefixes `_INBOX` and every `_INBOX_<name>` are allowed. A prefix that does not consist
     of valid tokens raises a `SettingError`.

@@ -170,8 +170,8 @@ async def _get(connection: AsyncConnection, number: int, *, locked: bool = False
 async def _take(connection: AsyncConnection, number: int, *, in_order: bool = True) -> ParkedEvent:
     """Remove and return a parked event. With `in_order`, the event must be the first parked event of its key.
 
-    Every method locks the row before the key. A replay keeps the row locked while its handlers run. A transaction that
-    locked the key first would keep the key locked while it waits for the row.
+    Every method locks the row before the key. A replay locks the row, runs the handlers, and then locks the key. If a
+    transaction locked the key first and then waited for the row, the transaction and the replay would block each other.
     """
     event = await _get(connection, number, locked=True)
     if event.partition_key is not None:

@@ -162,7 +162,7 @@ def _asks(behavior: Binding, side: str) -> dict[str | None, str]:
 
 
 def _rivals(registry: Registry, behaviors: Any, message: type) -> Iterator[tuple[Binding, Binding, str]]:
-    """Yield a fault for each behavior that has the same `one_of` as a chosen behavior and is equally specific."""
+    """Yield a fault for each behavior that is as specific as the behavior with the same `one_of` in the pipeline."""
     for chosen in behaviors:
         name = getattr(chosen.cls, "one_of", None)
         for other in registry.behaviors if name else ():

@@ -147,7 +147,7 @@ class Outbox(ABC):
         Return false if a relay has already claimed the event, or if the event is not in the outbox.
 
         Args:
-            event_id: The id that `add` returned, in a transaction that has committed.
+            event_id: The id that `DistributedEventBroker.add` returned. The transaction of that call must have committed.
             unit_of_work: A running unit of work on the same database; the event is cancelled when that unit of work
                 commits. With `None` the event is cancelled at once.
 
@@ -162,8 +162,8 @@ class Outbox(ABC):
 
         Waiting events are only counted, because every committed event has to be published. Call `erase` again once the
         waiting events are published. An event that moves during the call, to the archive or back to the outbox, counts
-        as waiting. If `Erased.pending` is 0, no event of the key is left that was committed before the call. Published
-        payloads may have been copied. `PayloadCipher` explains how to make encrypted payloads unreadable everywhere.
+        as waiting. If `Erased.pending` is 0, no event of the key is left that was committed before the call. The broker
+        and receivers may still have copies. `PayloadCipher` explains how to make encrypted payloads unreadable everywhere.
 
         Raises:
             SettingError: The key is empty.

@@ -498,7 +498,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     # Rollback-only state and savepoints, as in `mediator.transactions.Transaction`.
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """From now on allow only a rollback to the innermost savepoint or `begin`. The first call gives the reason."""
+        """From now on, work since the innermost savepoint or `begin` can only be rolled back. The first reason is kept."""
         if self._running is not None:
             self._running.doomed(message, error)
 
