@@ -96,9 +96,9 @@ class _AsyncBlock(AbstractAsyncContextManager[T]):
 
 
 def _is_the_same(raised: BaseException, error: BaseException | None) -> bool:
-    """Return whether a generator raised the same error that was thrown into it.
+    """Return whether a generator raised the error that was thrown into it, perhaps as the cause of a `RuntimeError`.
 
-    If a generator raises a `StopIteration` or `StopAsyncIteration`, Python raises a `RuntimeError` instead.
+    Python raises such a `RuntimeError` when a generator raises a `StopIteration` or `StopAsyncIteration`.
     """
     stops = isinstance(error, StopIteration | StopAsyncIteration)
     return raised is error or (stops and isinstance(raised, RuntimeError) and raised.__cause__ is error)

@@ -31,7 +31,7 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
 
     A message that is dispatched inside another message does not count. If inner messages counted, outer messages could
     hold all slots while their inner messages wait forever. If the limit is reached inside a running transaction, the
-    message is refused at once, because a waiting transaction could lock the database.
+    message is refused at once, because the transaction would keep its database locks while the message waits.
 
     Args:
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. The context
@@ -214,7 +214,7 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
 Clock = Callable[[], float]
 
 _LOOKED_AT = 2
-"""Each message checks this number of keys, and adds one key at most. Idle keys therefore do not accumulate."""
+"""Each message checks this many keys, and forgets the idle ones. It adds one key at most, so keys do not pile up."""
 
 
 class _Bucket:
@@ -345,7 +345,7 @@ class RateLimitBehavior(LimitBehavior[Message]):
         """Return the seconds until `place` tokens can be taken; 0 or less when they can be taken now."""
         now = self._clock()
         wait = max(bucket.full_at, now) - now + (place - self._burst) * self._interval
-        return round(wait, 9)  # without rounding, a message that is sent again on time could be refused
+        return round(wait, 9)  # else a rounding error could refuse a message that is sent again after `retry_after`
 
     def _take(self, bucket: _Bucket) -> None:
         bucket.full_at = max(bucket.full_at, self._clock()) + self._interval

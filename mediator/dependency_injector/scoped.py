@@ -24,8 +24,8 @@ class Scoped(providers.Factory[T]):
     coroutine function, it is called once per scope, and all users await the same task.
 
     An overriding provider is called once per scope: `unit_of_work.override(providers.Factory(Fake))` gives one `Fake` per
-    scope. For instances of an overriding provider, `dispose` is not called. An instance from an overriding provider
-    that keeps its object, such as a `Singleton`, is not closed.
+    scope. For instances of an overriding provider, `dispose` is not called. If the overriding provider keeps its
+    object, as a `Singleton` does, the object is not closed.
 
     Args:
         provides: A class or a function, as for `providers.Factory`.

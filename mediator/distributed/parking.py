@@ -208,7 +208,7 @@ class Parking(ABC):
     ) -> Sequence[ParkedEvent]:
         """Return at most `limit` matching events with numbers above `after`, in the order of their numbers.
 
-        Without `bodies`, the `data` of the events is empty. Many large bodies might not fit into memory.
+        Without `bodies`, the `data` of the events is empty: many large bodies might not fit into memory.
         """
 
     @abstractmethod

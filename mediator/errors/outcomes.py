@@ -64,7 +64,7 @@ class AfterCommitError(CommittedError):
 
     Attributes:
         notifications: The notifications to publish again. Their own unit of work did not commit, or they were not
-            published in time. Some may have been added by the handlers of another notification.
+            published within `after_commit_timeout`. Some may have been added by the handlers of another notification.
         errors: All errors after the commit, including errors in publishing the events with direct delivery.
     """
 

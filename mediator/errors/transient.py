@@ -85,7 +85,7 @@ class CircuitOpenError(TransientError, RuntimeError):
     """
 
     message: object
-    retry_after: float  # this error is no ConnectionError, because a retry of connection errors would wait too briefly
+    retry_after: float  # as a `ConnectionError`, this error would be retried like a lost connection, before this time
 
     def __str__(self) -> str:
         when = f"in {self.retry_after:g} s" if self.retry_after else "when the message that is tried now has succeeded"

@@ -194,8 +194,8 @@ class BucketClaims(Claims):
         """Prepare the outbox, and begin the transaction of a claim.
 
         The preparation releases delayed events that are due. Events without a source get the name of the application as
-        their source. These changes are committed before the claim begins, because the source of a published event must
-        not change.
+        their source. These changes are committed before the claim begins. Otherwise, a rollback of the claim would
+        remove the source of events that are already published.
 
         During the claim, the server limits how long a statement waits for a lock. The server also ends the transaction
         of a frozen relay, so that other relays do not wait for the frozen relay.

@@ -13,7 +13,7 @@ from mediator.errors import Problem
 from mediator.handlers import spelled
 
 _PROVIDED_HERE = (MediatorProvider, HandlerScan)
-"""Classes of providers that derive from `Dependency` only to get their container, and need no other provider."""
+"""These classes derive from `Dependency` only to get their container. They make their objects themselves."""
 
 
 def find_unbuildable(graph: Graph, used: set[Any]) -> Iterator[Problem]:

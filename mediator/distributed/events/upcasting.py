@@ -17,7 +17,7 @@ E = TypeVar("E", bound=DistributedEvent)
 
 
 def readable_types(event_classes: Iterable[type[DistributedEvent]]) -> dict[str, type[DistributedEvent]]:
-    """Map each wire type to the class that reads it. A class of this version is preferred to a class that upcasts.
+    """Map each wire type to the class that reads it: the class of exactly this version, otherwise a class that upcasts.
 
     Raises:
         DeclarationError: A class has no valid type, or upcasters that cannot work.

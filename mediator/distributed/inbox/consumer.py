@@ -71,9 +71,9 @@ class EventConsumer:
         mediator: The mediator whose handlers and behaviors handle the events.
         parking: Keeps parked events (the dead letter queue), in the database of the inbox. Without parking, a failing
             event is redelivered without end.
-        authenticate: Verifies the sender of an event, and returns a `Caller` for the message context. `trust_stream`
-            returns the tenant that the event states. An authenticator that checks signatures may return `None` for an
-            event without a signature. If the authenticator raises `NotAuthorizedError`, the event is parked at once.
+        authenticate: Verifies the sender of an event, and returns a `Caller` for the message context. It may return
+            `None`, for example for an event without a signature; the event then has an unverified context. If it raises
+            `NotAuthorizedError`, the event is parked at once. `trust_stream` accepts the tenant that the event states.
         ordering: `"none"`, or `"key"` for strict order per key. `"key"` needs parking.
         concurrency: The number of events that are handled at a time; by default 1, or 16 with `ordering="key"`. Each of
             these events takes one place. If there are several places, an eighth of them (at least one) is kept free for
@@ -205,7 +205,7 @@ class EventConsumer:
             return Admission.NEW
 
         async def conclude(unit_of_work: UnitOfWork) -> None:
-            """Remove the event and lock its key only now. An earlier lock would make new events of the key wait."""
+            """After the handlers, remove the event and lock its key. New events of the key wait only from here on."""
             await parking.take(unit_of_work, parked.number)
             await failpoints.reach("replay.after_take")
 

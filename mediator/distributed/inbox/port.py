@@ -105,7 +105,7 @@ class Inbox(ABC):
         """Count a start of the handlers of a redelivered event, in a separate transaction.
 
         The first start of an event is not counted, to save a transaction. So an event without a count is treated as
-        started once, with `LastStart.BESIDE`. Even at the limit, an event is `exhausted` only after `LastStart.ALONE`.
+        started once, with `LastStart.BESIDE`. With `limit` starts, an event is `exhausted` only if the last is `ALONE`.
 
         Args:
             consumer: The name of the consumer.

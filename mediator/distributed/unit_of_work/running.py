@@ -130,7 +130,7 @@ class Doom:
 
 @dataclass(slots=True)
 class _Level:
-    """The counts of events and calls at a savepoint or at `begin`, and the doom of the work since that point."""
+    """The counts of events and after-commit calls at a savepoint or at `begin`, and the doom of the work since then."""
 
     events: int
     calls: int
@@ -234,7 +234,7 @@ class RunningTransaction:
             raise RolledBackError(self.id, doom.message, doom.error) from doom.error
 
     def enter_savepoint(self) -> None:
-        """Begin a savepoint. The events and calls that are added later can be dropped separately."""
+        """Begin a savepoint. Events and after-commit calls added later can be dropped without the earlier ones."""
         self._levels.append(_Level(len(self.events), len(self.after_commit), len(self.recorded)))
 
     def leave_savepoint(self, *, keep: bool) -> None:
