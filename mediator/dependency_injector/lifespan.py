@@ -62,7 +62,7 @@ async def lifespan(
         ContainerValidationError: The container has faults; nothing was started.
         ContainerError: The container is a class, or is running already in this event loop.
         SettingError: `drain_timeout` is not a valid number of seconds.
-        MisuseError: Another event loop, or the process that has forked this process, runs the container.
+        MisuseError: The container runs in another event loop, or in the process from which this process was forked.
         Exception: The error of a resource, the body or a worker, or an `ExceptionGroup` of several errors. Notes say where
             the error was raised, and what else failed while stopping. A worker that fails cancels the body.
         WorkerNotStoppedError: A worker kept running although it was cancelled.

@@ -29,7 +29,7 @@ class Shielded(Generic[T]):
 
     @property
     def failure(self) -> BaseException | None:
-        """The error of failed work, else `None`. Work that an ending event loop cancelled has a `CancelledError`."""
+        """The error of the work, if any: a `CancelledError` if the work was cancelled because the event loop ends."""
         if not self.task.done():
             return None
         return asyncio.CancelledError("the event loop is ending") if self.task.cancelled() else self.task.exception()

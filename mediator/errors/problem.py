@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault in the wiring of a container, or in frozen events: the stored schemas and samples of event classes.
+    """One fault in the wiring of a container, or in frozen events (stored schemas and samples of event classes).
 
     Attributes:
         label: The place of the fault: `container.<name>`, or the name of a message.

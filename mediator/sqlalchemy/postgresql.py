@@ -42,7 +42,7 @@ class Connecting:
         self._connect = connect
 
     async def __call__(self, *arguments: Any) -> Any:
-        """Open a connection in an empty context, since the event loop keeps the context until the connection closes."""
+        """Open a connection without the caller's context: asyncio would keep that context until the connection closes."""
         return await detached(self._open(*arguments))
 
     async def _open(self, *arguments: Any) -> Any:
@@ -323,7 +323,7 @@ def _leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> No
 def _hang_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     """If no transaction runs on a connection, close the connection without waiting for the server, which may be frozen.
 
-    SQLAlchemy itself closes other connections: SQLAlchemy cancels the statement, and waits at most 2 seconds.
+    A connection with a running transaction is left to SQLAlchemy, which cancels its statement and waits at most 2 seconds.
     """
     driver_connection: Any = getattr(connection, "driver_connection", None)
     if not driver_connection.is_in_transaction():

@@ -31,8 +31,8 @@ from mediator.sqlalchemy.staging import backlog_of, stage_events
 class SqlAlchemyUnitOfWork(UnitOfWork):
     """A unit of work on an SQLAlchemy session.
 
-    Each scope has its own unit of work: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. Only the first
-    statement of a transaction takes SQLite's writer lock and a connection, and sends BEGIN. Outside a running
+    Each scope has its own unit of work: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. A transaction
+    takes SQLite's writer lock and a connection, and sends BEGIN, only when its first statement runs. Outside a running
     transaction, the session can only read, and writing raises `NoUnitOfWorkError`. The commit of events raises
     `SchemaError` when the table of the outbox does not exist.
 
@@ -222,7 +222,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._writer = writer  # fixed during the transaction: another engine would use another connection
 
     async def _begin_anew(self) -> None:
-        """End the reading transaction, and detach all objects, so that the next transaction reloads the objects."""
+        """End the transaction of earlier reads, if any; detach all objects, so that the next transaction reloads them."""
         if self.settling:
             raise misuse.already_running("whose COMMIT is not answered yet")
         if self._session is None or self._held is None:

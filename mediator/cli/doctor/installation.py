@@ -191,6 +191,6 @@ async def _offset(api: JetStreamApi, seen: Inspection, options: Options) -> floa
 
 
 def _microseconds(time: str) -> str:
-    """Return an RFC 3339 time in UTC with exactly six decimals, because Python 3.11 cannot read more."""
+    """Return an RFC 3339 time in UTC with exactly six decimals."""
     seconds, _, fraction = time.rstrip("Z").partition(".")
     return f"{seconds}.{fraction[:6]:0<6}+00:00"

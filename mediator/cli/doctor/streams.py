@@ -11,9 +11,9 @@ _APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application tha
 _RECREATE = "Drain the stream, delete it and create it again: this setting of an existing stream is never changed."
 
 _RETRY_HORIZON = 60.0
-"""A relay may publish an event again within this number of seconds after the first try.
+"""The time, in seconds, that may pass between the first and the second try of a relay to publish an event.
 
-The longest pause, the time of a batch, and the time until another relay takes over are included.
+This time includes the longest pause, the time of a batch, and the time until another relay takes over.
 """
 
 _CLUSTER = 3

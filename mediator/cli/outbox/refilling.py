@@ -22,7 +22,7 @@ class Resuming:
 
     Attributes:
         after: The sequence after which the run starts.
-        last: The sequence of the last event that was published; 0 before the first event.
+        last: The sequence of the last event that was published. When publishing begins, it is set to `after`.
         label: The label of the outbox whose events are being published.
     """
 

@@ -98,8 +98,8 @@ class EventPublisher(ABC):
 
         Events of one partition key are stored in the given order. If an event fails, later events of its key are not
         sent in this call, and get an `EventHeldBackError`. If an event fails in an outage, the later events may get a
-        `PublisherUnavailableError` instead. If an event is refused, later events must not get that error: the relay
-        would conclude that the whole domain has an outage.
+        `PublisherUnavailableError` instead. After a refused event, later events must not get a
+        `PublisherUnavailableError`: the relay would conclude that the whole domain has an outage.
 
         An event that is sent twice is stored once, as long as the broker remembers its id. The call is bounded in time.
         An unavailable broker is reported in the results, not raised. After a cancellation the outcome of the events in

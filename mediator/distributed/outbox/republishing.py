@@ -129,8 +129,8 @@ class Republishing:
     async def _check(self, failed: Sequence[PublishResult], deadline: float) -> None:
         """Wait until the broker may be available again, unless the failed events can be sent at once.
 
-        The failed events can be sent at once when all of them were only held back behind other events, or when the
-        broker dropped one event as a duplicate.
+        They can be sent at once if all of them were only held back behind events that the broker has refused. If the
+        broker has dropped an event as a duplicate, `publish` sends the event at once, with the mark.
         """
         errors = [result.error for result in failed if not isinstance(result.error, EventHeldBackError)]
         if not errors or any(isinstance(error, DuplicateDroppedError) for error in errors):

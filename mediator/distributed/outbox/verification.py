@@ -48,7 +48,7 @@ class _Chunk:
     Attributes:
         after: The sequence after which the part begins.
         ids: For each domain, the digests of the events that were not found in the stream so far.
-        oldest: For each domain, a time before which no event of the chunk was stored, in seconds since the epoch.
+        oldest: For each domain, the earliest time at which an event of the chunk may have been stored, as epoch seconds.
         streams: For each domain, the state of the stream before the stream was read.
     """
 

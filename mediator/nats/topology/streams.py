@@ -40,8 +40,8 @@ class StreamSettings:
         storage: `"file"`, or `"memory"` for tests.
         atomic_batches: Whether the stream accepts batches (nats-server 2.12). The broker stores all events of a batch or
             none. With `sync_interval: always`, batches are much faster than single messages. Batches have a risk: the
-            server answers each message of a batch on the reply subject that the sender chose. The server does not check
-            whether the sender may publish there. Anyone who may publish to the stream can thereby delete streams.
+            server answers a sender on any reply subject, even where the sender may not publish. With the reply subject
+            `$JS.API.STREAM.DELETE.<name>`, anyone who may publish to this stream can delete the named stream.
     """
 
     max_age: float = 7 * 24 * 3600.0

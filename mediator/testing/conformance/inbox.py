@@ -123,7 +123,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 8) == Start(5)
 
     async def test_a_start_concurrent_with_other_events_does_not_exhaust_an_event(self) -> None:
-        """Another event may have killed the process. The suspect may start alone once more, even beyond the limit."""
+        """The other events may have killed the process, so the suspect may start alone once more, even beyond the limit."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.end(*row, 1)
@@ -133,7 +133,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 2) == Start(3, exhausted=True)
 
     async def test_an_event_without_a_count_may_start_at_any_limit(self) -> None:
-        """Without a count, `start` assumes that other events were handled during attempt 1. The event is not exhausted."""
+        """`start` assumes that other events were handled during attempt 1. So the event may start again even at limit 1."""
         async with self.opened() as storage:
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2)
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2, exhausted=True)
