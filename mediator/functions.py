@@ -62,7 +62,7 @@ def as_handler(function: Callable[..., Any], /) -> Any:
     if (kind is StreamRequestHandler) is not inspect.isasyncgenfunction(function):
         raise ContainerError(
             function, f"{_name(function)} has {'no' if kind is StreamRequestHandler else 'a'} `yield`: a handler of stream "
-            "requests is an async generator function, and no other handler is one."
+            "requests must be an async generator function, and no other handler may be one."
         )  # fmt: skip
     return _class_of(function, kind, is_async=True)
 

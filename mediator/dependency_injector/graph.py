@@ -192,7 +192,7 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
             continue
         if provider not in replacing and (reason := _reason(provider)) is not None:
             text = (
-                f"{reason}, but everything that a dispatch writes and raises belongs to a single {cls.__name__}. Write "
+                f"{reason}, but each scope needs one {cls.__name__} of its own, which all its users share. Write "
                 f"`Scoped({cls.__name__}, ...)`."
             )
             yield Problem(graph.labels[provider], cls.__name__, text)

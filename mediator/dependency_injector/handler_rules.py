@@ -115,7 +115,7 @@ def _no_request(given: Any) -> tuple[str, str] | None:
         text = "a notification, which may have any number of handlers and needs none. Leave it out."
     elif issubclass(given, DistributedEvent):
         text = "a distributed event, which other applications may handle and this one need not. Leave it out."
-    return path_of(given), f"is named in `requests`, and is {text}"
+    return path_of(given), f"is named in `requests`, but is {text}"
 
 
 def declared_classes(base: type, packages: Iterable[str]) -> list[type]:

@@ -46,8 +46,8 @@ def override(container: C, **replacements: Any) -> Generator[C]:
         if isinstance(provider, kinds.RESOURCES) and provider.last_overriding is None and provider.initialized:
             raise ContainerError(
                 container,
-                f"{', '.join(replacements)} cannot be replaced now: a started resource uses a provider that would be "
-                "replaced. Override before entering the lifespan.",
+                f"{', '.join(replacements)} cannot be replaced now: a started resource already uses "
+                f"{'one of them' if len(replacements) > 1 else 'it'}. Override before entering the lifespan.",
             )
     overridden: list[Any] = []
     try:

@@ -117,15 +117,14 @@ def _choose(
         return None
     name = parameter.name
     if name not in hints and parameter.annotation is not parameter.empty:
-        return Missing(
-            name, f"needs {name!r}, and its annotations cannot be read: they use a name that its module does not define"
-        )
+        reason = "they may use a name that the module of the class does not define"
+        return Missing(name, f"needs {name!r}, but the annotations of the constructor cannot be read: {reason}")
     wanted = hints.get(name, Any)
     found = _meant(wanted, candidates)
     if len(found) == 1:
         return found[0]
     if found:
-        return Missing(name, f"needs a {spelled(wanted)} as {name!r}, which {len(found)} providers give", found)
+        return Missing(name, f"needs one {spelled(wanted)} as {name!r}, but {len(found)} providers give one", found)
     return _not_given(name, wanted) if parameter.default is parameter.empty else None
 
 
@@ -133,7 +132,7 @@ def _not_given(name: str, wanted: Any) -> Missing:
     classes = [cls for member in _members(wanted) if (cls := _choosing_class(member)) is not None]
     if not classes:
         annotation = "no annotation" if wanted is Any else f"the annotation {spelled(wanted)}"
-        return Missing(name, f"needs {name!r}, for which no provider can be chosen, since it has {annotation}")
+        return Missing(name, f"needs {name!r}, but no provider can be chosen: the parameter has {annotation}")
     is_protocol = any(getattr(cls, "_is_protocol", False) for cls in classes)
     hint = " (only a class that derives from the protocol counts)" * is_protocol
     return Missing(name, f"needs a {spelled(wanted)} as {name!r}, which no named provider gives{hint}", addable=True)
@@ -204,7 +203,7 @@ def contents_of(packages: Sequence[str], exclude: Sequence[str]) -> Contents:
         if not classes and len(faults) == known:
             faults.append((package, "contains no handler, and no collaborator of a behavior."))
     if not faults:  # a class that seems missing may be in a module that could not be imported
-        faults += [(name, "is excluded, and there is no such module or class.") for name in exclusion.unused]
+        faults += [(name, "is named in `exclude`, but there is no such module or class.") for name in exclusion.unused]
     return Contents(tuple(found), tuple(faults))
 
 

@@ -65,7 +65,8 @@ class Scoped(providers.Factory[T]):
     def __call__(self, *args: Any, **kwargs: Any) -> T:  # type: ignore[override]  # the stub overloads it for `await`
         """Return the instance of the running scope. The docstring of the class lists the errors."""
         if args or kwargs:
-            raise ContainerError(self, f"{self._name()} is shared in its scope: it cannot be called with arguments.")
+            text = f"All users in a scope share the object of {self._name()}, so a call cannot have arguments."
+            raise ContainerError(self, text)
         scope = scope_if_any()
         if scope is None:
             raise misuse.no_scope(self._name())

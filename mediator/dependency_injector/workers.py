@@ -41,8 +41,9 @@ def workers_of(container: Any) -> list[tuple[str, Any]]:
     for label, provider in worker_providers(container):
         worker = provider() if waiting.isdisjoint(graph.reachable([provider])) else None
         if worker is None or hasattr(worker, "__await__"):
-            reason = "is made asynchronously" if worker is not None else "needs resources that are not started"
-            text = f"{label} {reason}. Get it inside `async with lifespan(...)`, and make its async objects resources."
+            text = f"{label} needs resources that are not started. Call `workers_of` inside `async with lifespan(...)`."
+            if worker is not None:
+                text = f"{label} is made asynchronously. Declare its asynchronous dependencies as resources."
             raise ContainerError(container, text)
         workers.append((label, worker))
     return workers

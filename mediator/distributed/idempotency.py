@@ -280,7 +280,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
             own = frame.context.headers.get(self._header)
         key = None if own is None else str(own)
         if key == "":
-            raise misuse.not_repeatable(command, "the key", "it is empty; use None for a command without a key")
+            raise misuse.empty_key(command)
         return key
 
 

@@ -95,9 +95,9 @@ def unknown_type_arguments(message_type: type, base: type, families: Mapping[str
     example = next(iter(families.values()), f"{generic}[...]").partition(" | ")[0]
     return HandlerNotFoundError(
         message_type,
-        f"The type arguments of {name_of(message_type)} cannot be known when it is dispatched: `{example}(...)` makes an "
-        f"object of {generic} that does not keep its type arguments, but {said}. Derive one class for each of these types, "
-        f"such as `class Own{generic}({example})`, and send objects of these classes; or write one handler for "
+        f"The type arguments of {name_of(message_type)} cannot be known when it is dispatched: `{example}(...)` makes "
+        f"a plain {generic} object, and its type arguments are lost. But {said}. Derive one class for each of these "
+        f"types, such as `class Own{generic}({example})`, and send objects of these classes; or write one handler for "
         f"{generic}[Any].",
     )
 
@@ -288,9 +288,9 @@ def event_declaration(event_class: type, problem: str) -> DeclarationError:
     """An event class declares no type or no version for the wire, or a wrong type, version or key locking."""
     return DeclarationError(
         event_class,
-        f"{name_of(event_class)} {problem}. Declare it as "
-        '`event_type: ClassVar[str] = "<domain>.<name>"`, both of up to 64 lower-case letters, digits and hyphens, and '
-        '`event_version: ClassVar[int] = 1`. `key_locking` is optional: "strict" or "row".',
+        f"{name_of(event_class)} {problem}. Declare "
+        '`event_type: ClassVar[str] = "<domain>.<name>"` and `event_version: ClassVar[int] = 1`. Domain and name each '
+        'have up to 64 lower-case letters, digits and hyphens. `key_locking` is optional: "strict" or "row".',
     )
 
 
@@ -335,10 +335,10 @@ def group_ordering(group: str, ordering: str, stream: str, consumer: str) -> Gro
     """An existing consumer shows that the consumer group used a different ordering before."""
     return GroupOrderingError(
         group,
-        f"The group {group} cannot consume {stream} with ordering={ordering!r}: the consumer "
-        f"{consumer} shows that the group used the other ordering before, and its position cannot be converted. Use "
-        f"another group; or stop every instance of this group and delete its consumers on {stream}. The group then starts "
-        "where `start` says, and the inbox recognizes the events that the group has handled before.",
+        f"The group {group} cannot consume {stream} with ordering={ordering!r}: the consumer {consumer} shows that the "
+        "group used the other ordering before, and the group's position cannot be converted. Use another group; or "
+        f"stop every instance of this group and delete its consumers on {stream}. The group then starts where `start` "
+        "says, and the inbox recognizes the events that the group has handled before.",
     )
 
 
@@ -383,6 +383,15 @@ def already_running(transaction_id: str) -> MisuseError:
     )
 
 
+def still_ending(unit_of_work: object) -> MisuseError:
+    """A unit of work was begun before the database has answered the COMMIT or ROLLBACK of the last one in its scope."""
+    return MisuseError(
+        unit_of_work,
+        "The last unit of work of this scope still waits for the answer to its COMMIT or ROLLBACK. Open another scope "
+        "with `mediator.scope(TransactionMode.NEW)`.",
+    )
+
+
 def another_running(running: str) -> MisuseError:
     """A unit of work was begun while a different unit of work is running in the same scope."""
     return MisuseError(
@@ -406,8 +415,9 @@ def other_unit_of_work(part: object, unit_of_work: object) -> MisuseError:
     """Two parts must use the same unit of work and the same database, but use different ones."""
     return MisuseError(
         part,
-        f"{name_of(part)} was given a different unit of work than the {name_of(unit_of_work)} that it is used with. "
-        "Both must come from one `Scoped` provider, and outbox, inbox and unit of work from one database.",
+        f"{name_of(part)} cannot be used with this {name_of(unit_of_work)}: it belongs to another unit of work or "
+        "database. Give all parts the unit of work of one `Scoped` provider, and use one database for outbox, inbox "
+        "and unit of work.",
     )
 
 
@@ -500,11 +510,17 @@ def schema_newer(database: str, version: int, known: int) -> SchemaError:
     """The tables in the database belong to a newer version of the library."""
     return SchemaError(
         database,
-        f"The tables in the database {database} are of version {version}, and this library knows them up to "
-        f"version {known}. Nothing was changed. Install the version of the library that upgraded them, or a later "
+        f"The tables in the database {database} are of version {version}, and this library knows versions up to "
+        f"{known}. Nothing was changed. Install the version of the library that upgraded them, or a later "
         "one.",
         version,
     )
+
+
+def empty_key(command: object) -> MisuseError:
+    """The idempotency key of a command is an empty text."""
+    problem = f"The idempotency key of {name_of(command)} is empty. Use None for a command without a key."
+    return MisuseError(command, problem)
 
 
 def not_repeatable(command: object, part: str, reason: str) -> MisuseError:

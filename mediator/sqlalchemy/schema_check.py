@@ -39,7 +39,7 @@ async def version_differences(connection: AsyncConnection, history: SchemaHistor
     """Return the problems of the recorded version as texts; empty if this version is current or no tables exist."""
     recorded, version = await connection.run_sync(recorded_version), await schema_version(connection, history)
     if version > history.version:
-        known = f"the tables are of version {version}, and this library knows them up to version {history.version}"
+        known = f"the tables are of version {version}, and this library knows versions up to {history.version}"
         return [f"{known}: install the version of the library that upgraded them, or a later one"]
     if 0 < version < history.version:
         return [f"the tables are of version {version}, and this library needs version {history.version}"]
@@ -83,7 +83,7 @@ def _columns(inspector: Inspector, table: Table, dialect: Dialect) -> Iterator[s
         if bool(there["nullable"]) != bool(column.nullable):
             yield f"the column {name} may {'' if there['nullable'] else 'not '}be NULL"
         if dialect.name == "postgresql" and column.identity is not None and not there.get("identity"):
-            yield f"the column {name} does not number its rows, since it is not an identity column"
+            yield f"the column {name} does not number the rows of its table: make it an identity column"
 
 
 def _type(of: TypeEngine[Any], dialect: Dialect) -> str:
@@ -123,7 +123,7 @@ def _indexes(inspector: Inspector, table: Table, dialect: Dialect) -> Iterator[s
         )
         where, wanted = ("" if each is None else str(each) for each in conditions)
         if _plain(where) != _plain(wanted):
-            yield f"the index {index.name} is for {where or 'all rows'}, not for {wanted or 'all rows'}"
+            yield f"the index {index.name} covers {where or 'all rows'}, but must cover {wanted or 'all rows'}"
 
 
 def _plain(condition: str) -> str:
@@ -139,7 +139,7 @@ def _buckets(connection: Connection, inspector: Inspector) -> Iterator[str]:
         return
     found, wanted = set(connection.execute(select(buckets.c.bucket)).scalars()), set(range(BUCKETS))
     others, missing = found - wanted, wanted - found
-    texts = [f"has rows with other numbers than {_numbers(wanted)} ({_numbers(others)})"] if others else []
+    texts = [f"has invalid rows ({_numbers(others)}; only {_numbers(wanted)} are valid)"] if others else []
     if missing:
         lacks = f"lacks {len(missing)} of {BUCKETS} rows ({_numbers(missing)})"
         texts.append(f"{lacks}: relays publish nothing until these rows exist")

@@ -224,7 +224,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
     async def _begin_anew(self) -> None:
         """End the transaction of earlier reads, if any; detach all objects, so that the next transaction reloads them."""
         if self.settling:
-            raise misuse.already_running("whose COMMIT is not answered yet")
+            raise misuse.still_ending(self)
         if self._session is None or self._held is None:
             return
         self.check_written()

@@ -496,7 +496,7 @@ async def test_a_key_without_a_unit_of_work_is_an_error(bank):
 async def test_a_unit_of_work_of_another_database_is_refused(bank):
     async with in_memory() as other:
         bank.kept = other.kept
-        with pytest.raises(MisuseError, match="was given a different unit of work"):
+        with pytest.raises(MisuseError, match="belongs to another unit of work or database"):
             await bank.send(Pay(1, "a"))
     assert await bank.payments() == []
 
@@ -534,10 +534,10 @@ async def test_a_request_type_distinguishes_two_commands_of_one_name(bank):
 
 
 async def test_an_empty_key_is_refused(bank):
-    with pytest.raises(MisuseError, match="it is empty; use None"):
+    with pytest.raises(MisuseError, match="is empty. Use None"):
         await bank.send(Refund(1, ""))
-    with pytest.raises(MisuseError, match="it is empty; use None"):
+    with pytest.raises(MisuseError, match="is empty. Use None"):
         await bank.send(Refund(1, ""), header="a")
-    with pytest.raises(MisuseError, match="it is empty; use None"):
+    with pytest.raises(MisuseError, match="is empty. Use None"):
         await bank.send(Refund(1), header="")
     assert await bank.payments() == []

@@ -154,8 +154,8 @@ async def test_a_message_for_several_possible_handlers_raises_an_error_that_name
         await ambiguous.send(Echo[str]("a"))
 
     assert str(caught.value) == (
-        "The type arguments of Echo cannot be known when it is dispatched: `Echo[int](...)` makes an object of Echo that "
-        "does not keep its type arguments, but container.for_int is for Echo[int] and container.for_str is for Echo[str]. "
+        "The type arguments of Echo cannot be known when it is dispatched: `Echo[int](...)` makes a plain Echo object, "
+        "and its type arguments are lost. But container.for_int is for Echo[int] and container.for_str is for Echo[str]. "
         "Derive one class for each of these types, such as `class OwnEcho(Echo[int])`, and send objects of these classes; "
         "or write one handler for Echo[Any]."
     )

@@ -81,9 +81,9 @@ def find_without_unit_of_work(container: Any, graph: Graph, catalog: Catalog) ->
             continue
         if transactions or handler.source in given:
             text = (
-                f"handles {message.__name__}, which no unit of work would run: writes would be refused. Put a "
-                "DistributedUnitOfWorkBehavior for this command into the list of behaviors. If the command writes nothing "
-                "itself, declare in its class `needs_unit_of_work: ClassVar[bool] = False`."
+                f"handles {message.__name__}, which would run in no unit of work, so its writes would be refused. Put "
+                "a DistributedUnitOfWorkBehavior for this command into the list of behaviors. If the command writes "
+                "nothing itself, declare in its class `needs_unit_of_work: ClassVar[bool] = False`."
             )
             yield Problem(handler.label, handler.cls.__name__, text)
 
@@ -172,8 +172,8 @@ def _rivals(registry: Registry, behaviors: Any, message: type) -> Iterator[tuple
             if same or not other.takes(message) or other.distance(message) != chosen.distance(message):
                 continue
             text = (
-                f"is one {name} too many for {message.__name__}: {chosen.label} is as specific, and only one applies. "
-                "Remove one of them from the list, or limit one by its type argument: "
+                f"is one {name} too many for {message.__name__}: {chosen.label} is equally specific, and only one of "
+                "the two can apply. Remove one of them from the list, or limit one by its type argument: "
                 f"`class Other({other.cls.__name__}[...])`."
             )
             yield other, chosen, text
@@ -196,7 +196,7 @@ def _repeated(behaviors: Sequence[Binding]) -> Iterator[Problem]:
             times = {2: "twice"}.get(len(alike), f"{len(alike)} times")
             names = f" ({', '.join(labels)})" if len(labels) > 1 else ""
             text = (
-                f"stands in the list of behaviors {times}{names}, and would run as often around each message. "
+                f"stands in the list of behaviors {times}{names}, and would run {times} around each message. "
                 "Remove all but one, or give the providers different arguments."
             )
             yield Problem(first.label, first.cls.__name__, text)
@@ -308,8 +308,8 @@ def _never_asked_about(stream: type, collaborator: Binding) -> Iterator[Problem]
         return
     remedy = f"Put a {asking.__name__} into the list" if asking else "Write a StreamPipelineBehavior"
     text = (
-        f"is for {stream.__name__}, which is answered with a stream, and no behavior in the list calls a "
-        f"{collaborator.kind.__name__} for streams, so it would never be called. {remedy}."
+        f"is for the stream request {stream.__name__}. No behavior in the list calls a {collaborator.kind.__name__} "
+        f"for stream requests, so this one would never be called for {stream.__name__}. {remedy}."
     )
     yield Problem(collaborator.label, collaborator.cls.__name__, text)
 

@@ -38,9 +38,9 @@ def find_unbuildable(graph: Graph, used: set[Any]) -> Iterator[Problem]:
 def _undefined(graph: Graph, dependency: Any) -> Iterator[Problem]:
     if dependency.default is None:
         text = (
-            f"needs a {dependency.instance_of.__name__} that nobody provides. Pass it where the container is made, or "
-            "override it. If a derived container declares it, write `@rewired` above that container: without the decorator, "
-            "providers of the base class do not use it."
+            f"has no provider of {dependency.instance_of.__name__}. Pass a provider where the container is made, or "
+            "override this dependency. If a derived container declares the provider, write `@rewired` above that "
+            "container: otherwise, the providers of the base class do not use it."
         )
         yield Problem(graph.labels[dependency], "Dependency", text)
 

@@ -68,7 +68,7 @@ def find_undelivered(container: Any, catalogs: Iterable[Catalog], *, relay_elsew
     for catalog in catalogs:
         for binding in catalog.handlers if not consumers else ():
             if binding.kind is DistributedEventHandler:
-                text = "handles an event that nothing receives: add a provider of an EventConsumer to the container."
+                text = "handles an event that no consumer receives: add a provider of an EventConsumer."
                 yield Problem(binding.label, binding.cls.__name__, text)
         for binding in catalog.behaviors:
             if issubclass(binding.cls, DistributedUnitOfWorkBehavior):
@@ -83,8 +83,8 @@ def _delivery_faults(binding: Binding, *, relayed: bool) -> Iterator[Problem]:
             yield Problem(binding.label, name, 'has no outbox: pass `outbox`, or choose `delivery="direct"`.')
         if not relayed:
             text = (
-                "stores events in an outbox that nothing empties: add a provider of an OutboxRelay to the container, or "
-                "say with `relay_elsewhere=True` that another process runs the relay."
+                "stores events in an outbox that no relay empties: add a provider of an OutboxRelay to the container, "
+                "or say with `relay_elsewhere=True` that another process runs the relay."
             )
             yield Problem(binding.label, name, text)
     elif delivery == "direct" and publisher is None:
@@ -138,7 +138,7 @@ def _codec_faults(container: Any) -> Iterator[Problem]:
         codec = codec_argument(provider)
         cls = provided_class(kinds.effective(codec)) if kinds.is_provider(codec) else type(codec)
         if codec is not None and cls is not None and not all(hasattr(cls, name) for name in _STEPS):
-            text = f"has no `decode_data` and `convert` (see {PlainDataCodec.__name__}), which upcasters need."
+            text = f"lacks `decode_data` or `convert` (see {PlainDataCodec.__name__}); upcasters need both."
             yield Problem(label, cls.__name__, text)
 
 

@@ -55,8 +55,8 @@ def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
             other = names.setdefault(name, message)
             if path_of(other) != path_of(message):
                 text = (
-                    f"handles {path_of(message)}, which has the name {name!r} among commands with idempotency keys, like "
-                    f'{path_of(other)}. Declare `request_type: ClassVar[str] = "<domain>.<name>"` in one of them.'
+                    f"handles {path_of(message)}, which has the same name as {path_of(other)}: {name!r}. Both can have "
+                    'idempotency keys. Declare `request_type: ClassVar[str] = "<domain>.<name>"` in one of them.'
                 )
                 yield Problem(handler.label, handler.cls.__name__, text)
 
@@ -77,5 +77,5 @@ def find_contract_faults(container: Any, catalogs: Iterable[Catalog]) -> Iterato
             if names.setdefault(name, request_class) is not request_class:
                 yield Problem(label, subject, f"is exposed as {name}, and so is {names[name].__name__}.")
             if not any(binding.takes(request_class) for binding in handled):
-                text = f"is exposed as {name} and has no handler here: add a provider of a RequestHandler of it."
+                text = f"is exposed as {name}, but the container has no handler for it: provide its RequestHandler."
                 yield Problem(label, subject, text)

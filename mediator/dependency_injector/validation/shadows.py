@@ -60,8 +60,8 @@ def _in_derived_class(cls: Any, path: str) -> Iterator[Problem]:
                 held.setdefault(before, (base, []))[1].append(f"{path}.{name}")
         if _wraps_itself(name, provider, earlier):
             text = (
-                "gets itself as an argument, because `@containers.copy` replaces the provider of the base class even here. "
-                f"Write `@rewired` above `class {cls.__name__}` instead."
+                "gets itself as an argument: `@containers.copy` also replaces the base class's provider inside this "
+                f"provider. Write `@rewired` above `class {cls.__name__}` instead."
             )
             yield Problem(f"{path}.{name}", class_name(provider), text)
     for name, (base, holders) in held.items():

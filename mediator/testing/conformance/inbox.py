@@ -76,7 +76,7 @@ class InboxConformance(StorageSuite):
     async def test_the_inbox_of_another_database_is_refused(self) -> None:
         """An inbox raises `MisuseError` for a unit of work on another database."""
         async with self.opened() as storage, storage.transaction() as unit_of_work:
-            with failing(MisuseError, text="was given a different unit of work"):
+            with failing(MisuseError, text="belongs to another unit of work or database"):
                 await InMemoryInbox(InMemoryDatabase()).insert(unit_of_work, "group", "shop", "1")
 
     async def test_an_event_behind_a_parked_event_of_its_key_is_admitted_as_key_parked(self) -> None:

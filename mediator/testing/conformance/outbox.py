@@ -284,7 +284,7 @@ class DelayedEventsConformance(StorageSuite):
         """`cancel` raises `MisuseError` for a unit of work on another database."""
         async with self.opened() as storage:
             [event_id] = await add(storage, Written("a"), after=FUTURE)
-            with failing(MisuseError, text="was given a different unit of work"):
+            with failing(MisuseError, text="belongs to another unit of work or database"):
                 await storage.outbox.cancel(event_id, unit_of_work=InMemoryUnitOfWork(InMemoryDatabase()))
 
     async def test_a_unit_of_work_that_has_not_begun_cancels_nothing(self) -> None:

@@ -89,9 +89,9 @@ class ParkingConformance(StorageSuite):
             async with Mediator(Registry()).scope():
                 foreign = InMemoryUnitOfWork(InMemoryDatabase())
                 async with foreign:
-                    with failing(MisuseError, text="was given a different unit of work"):
+                    with failing(MisuseError, text="belongs to another unit of work or database"):
                         await storage.parking.append(foreign, parked_event("2"))
-                    with failing(MisuseError, text="was given a different unit of work"):
+                    with failing(MisuseError, text="belongs to another unit of work or database"):
                         await storage.parking.take(foreign, number)
 
     async def test_a_filter_finds_events_in_the_order_of_their_numbers(self) -> None:

@@ -132,7 +132,7 @@ def test_two_commands_with_the_same_name_are_reported_if_idempotency_keys_are_us
         cancel = providers.Factory(CancelHandler, distributed_events)
         cancel_booking = providers.Factory(CancelBooking)
 
-    with pytest.raises(ContainerValidationError, match="has the name 'Cancel' among commands with idempotency keys"):
+    with pytest.raises(ContainerValidationError, match="Both can have idempotency keys"):
         validate(Keyed(), relay_elsewhere=True)
     other.request_type = "hotel.cancel"
     validate(Keyed(), relay_elsewhere=True)

@@ -285,13 +285,13 @@ async def test_dependencies_may_be_asynchronous_or_scoped(mode):
 @pytest.mark.parametrize(
     ("parameter", "reason"),
     [
-        ("it: Engine", "needs a Engine as 'it', which 2 providers give: container.fast (Fast), container.in.slow (Engine)"),
-        ("it: Engine = 1", "needs a Engine as 'it', which 2 providers give: container.fast (Fast), container.in.slow (Engine)"),  # noqa: E501
+        ("it: Engine", "needs one Engine as 'it', but 2 providers give one: container.fast (Fast), container.in.slow (Engine)"),  # noqa: E501
+        ("it: Engine = 1", "needs one Engine as 'it', but 2 providers give one: container.fast (Fast), container.in.slow (Engine)"),  # noqa: E501
         ("it: OutboxRelay", "needs a OutboxRelay as 'it', which no named provider gives"),
         ("it: Port", "needs a Port as 'it', which no named provider gives (only a class that derives from the protocol counts)"),  # noqa: E501
-        ("it: str", "needs 'it', for which no provider can be chosen, since it has the annotation str"),
-        ("it", "needs 'it', for which no provider can be chosen, since it has no annotation"),
-        ("it: 'No' = 1", "needs 'it', and its annotations cannot be read: they use a name that its module does not define"),
+        ("it: str", "needs 'it', but no provider can be chosen: the parameter has the annotation str"),
+        ("it", "needs 'it', but no provider can be chosen: the parameter has no annotation"),
+        ("it: 'No' = 1", "needs 'it', but the annotations of the constructor cannot be read: they may use a name that the module of the class does not define"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_a_parameter_that_cannot_be_filled_is_one_problem_with_the_candidates_and_the_remedy(module, parameter, reason):
@@ -385,7 +385,9 @@ def test_a_scan_without_packages_or_handlers_and_an_exclusion_that_matches_nothi
     ]
     container = School()
     container.others = HandlerScan(f"{SCHOOL}.courses", exclude="absent")
-    assert problems(container)[0] == ("container.others (absent): is excluded, and there is no such module or class.")
+    assert problems(container)[0] == (
+        "container.others (absent): is named in `exclude`, but there is no such module or class."
+    )
 
 
 def test_a_module_that_uses_the_container_while_it_is_scanned_is_an_error(module):

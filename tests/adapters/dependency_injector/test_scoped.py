@@ -275,5 +275,5 @@ async def test_a_scoped_provider_works_in_a_copied_container():
 
 async def test_a_scoped_provider_refuses_arguments():
     async with lifespan(Shared()) as container, container.mediator().scope():
-        with pytest.raises(ContainerError, match=r"Scoped\(UnitOfWork\) is shared"):
+        with pytest.raises(ContainerError, match=r"share the object of Scoped\(UnitOfWork\), so a call cannot"):
             container.unit_of_work(closed=True)

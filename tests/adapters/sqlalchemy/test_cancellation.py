@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from mediator import TransactionMode, current_scope
 from mediator.distributed.shield import wait_for_late_work
-from mediator.errors import CommitOutcomeUnknownError
+from mediator.errors import CommitOutcomeUnknownError, MisuseError
 from mediator.testing.failpoints import Failure, Pause, failpoint
 from mediator.transactions import Outcome
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write
@@ -118,6 +118,20 @@ async def test_an_unanswered_commit_has_an_unknown_outcome_and_keeps_the_writers
     assert "transaction outcome unknown" in [line["event"] for line in logs]
     assert "transaction rolled back" not in [line["event"] for line in logs]
     assert await ledger.entries() == await ledger.staged() == ["a", "b"]
+
+
+async def test_a_scope_begins_no_unit_of_work_before_its_last_commit_is_answered(ledger: Ledger) -> None:
+    impatient = Ledger(ledger.engine, uow_options={"commit_timeout": 0.05})
+    pause = Pause()
+    with failpoint("unit_of_work.during_commit", pause):
+        async with impatient.mediator.scope():
+            with pytest.raises(CommitOutcomeUnknownError):
+                await impatient.send(Write("a"))
+            with pytest.raises(MisuseError, match="still waits for the answer to its COMMIT"):
+                await impatient.send(Write("b"))
+        pause.release()
+        await wait_for_late_work(5)
+    assert await ledger.entries() == ["a"]
 
 
 async def test_a_second_cancellation_does_not_interrupt_the_rollback(ledger: Ledger) -> None:

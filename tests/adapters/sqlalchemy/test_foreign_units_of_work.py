@@ -26,7 +26,7 @@ async def test_an_invalid_consumer_name_is_refused(tmp_path: Path, postgres_url:
 
 async def test_the_inbox_of_another_file_is_refused_before_anything_is_recorded(tmp_path: Path):
     async with in_database(f"sqlite:///{tmp_path}/a.db") as one, in_database(f"sqlite:///{tmp_path}/b.db") as other:
-        with pytest.raises(MisuseError, match="was given a different unit of work"):
+        with pytest.raises(MisuseError, match="belongs to another unit of work or database"):
             async with one.transaction() as unit_of_work:
                 await other.inbox.insert(unit_of_work, "advising", "shop", "1")
         assert not await one.inbox.contains("advising", "shop", "1")

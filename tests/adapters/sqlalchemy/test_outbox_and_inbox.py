@@ -171,7 +171,7 @@ async def test_a_unit_of_work_on_another_database_cannot_cancel_events(ledger: L
         other = SqlAlchemyOutbox(other_engine)
 
         async def cancel(ledger: Ledger) -> None:
-            with pytest.raises(MisuseError, match="was given a different unit of work"):
+            with pytest.raises(MisuseError, match="belongs to another unit of work or database"):
                 await other.cancel("1", unit_of_work=ledger.unit_of_work)
 
         await ledger.send(Do(cancel))

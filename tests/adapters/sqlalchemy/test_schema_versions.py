@@ -119,10 +119,10 @@ async def test_an_upgrade_restores_a_lost_version_record(engine: AsyncEngine):
 
 async def test_a_newer_database_is_refused_and_not_changed(engine: AsyncEngine):
     await upgrade_schema(engine, history=LATER)
-    with pytest.raises(SchemaError, match=r"of version 4, and this library knows them up to version 2"):
+    with pytest.raises(SchemaError, match=r"of version 4, and this library knows versions up to 2"):
         await upgrade_schema(engine)
     (difference,) = await schema_differences(engine)
-    assert difference.startswith("the tables are of version 4, and this library knows them up to version 2")
+    assert difference.startswith("the tables are of version 4, and this library knows versions up to 2")
     await create_schema(engine)
     assert await versions(engine) == [*ALL, NOW + 1, NOW + 2]
 
@@ -183,7 +183,7 @@ async def test_every_difference_is_named(engine: AsyncEngine, dialect: str):
             "the index mediator_idempotency_by_time of mediator_idempotency is missing",
             "the index mediator_outbox_ready of mediator_outbox is missing",
             "the index mediator_inbox_by_time is on (event_id), not on (received_at)",
-            "the index mediator_outbox_by_due is for all rows, not for deliver_at IS NOT NULL",
+            "the index mediator_outbox_by_due covers all rows, but must cover deliver_at IS NOT NULL",
             "the table mediator_relay_buckets lacks 3 of 64 rows (61-63): relays publish nothing until these rows exist",
         ]
     )
@@ -195,7 +195,7 @@ async def test_every_difference_is_named(engine: AsyncEngine, dialect: str):
         (
             "UPDATE mediator_relay_buckets SET bucket = 64 WHERE bucket = 0",
             (
-                "has rows with other numbers than 0-63 (64) and lacks 1 of 64 rows (0): "
+                "has invalid rows (64; only 0-63 are valid) and lacks 1 of 64 rows (0): "
                 "relays publish nothing until these rows exist"
             ),
         ),
@@ -209,7 +209,7 @@ async def test_every_difference_is_named(engine: AsyncEngine, dialect: str):
         ),
         (
             "INSERT INTO mediator_relay_buckets VALUES (-1), (64), (65)",
-            "has rows with other numbers than 0-63 (-1, 64-65)",
+            "has invalid rows (-1, 64-65; only 0-63 are valid)",
         ),
     ],
 )
@@ -238,7 +238,7 @@ async def test_keys_and_numbering_are_compared(postgres_url: str):
         )
         assert await schema_differences(engine) == [
             "the primary key of mediator_inbox is ()",
-            "the column mediator_outbox.sequence does not number its rows, since it is not an identity column",
+            "the column mediator_outbox.sequence does not number the rows of its table: make it an identity column",
             "the columns (consumer, direction, event_id, source) of mediator_parked are not unique",
         ]
 

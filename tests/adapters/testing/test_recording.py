@@ -139,7 +139,7 @@ async def test_messages_of_the_wrong_kind_are_refused_as_the_mediator_does():
         mediator.stream(Enroll("a"))
     with pytest.raises(MisuseError, match="is not a DistributedEvent"):
         mediator.distributed_events.add(Enrolled("a"))
-    with pytest.raises(DeclarationError, match="Declare it as `event_type"):
+    with pytest.raises(DeclarationError, match="Declare `event_type"):
         mediator.distributed_events.add(type("Untyped", (DistributedEvent,), {})())
 
 

@@ -125,7 +125,7 @@ async def test_tables_of_another_version_are_one_fault(installed: dict[str, Any]
     await execute(installed["database"], "INSERT INTO mediator_schema VALUES (9, 0)")
     newer = await doctor(installed)
     assert found(newer) == [("fault", "schema-version")]
-    assert "knows them up to version 2" in newer.as_text()
+    assert "knows versions up to 2" in newer.as_text()
 
 
 async def test_each_difference_of_the_tables_is_a_fault(installed: dict[str, Any]):

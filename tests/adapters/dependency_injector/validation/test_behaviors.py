@@ -321,7 +321,7 @@ class QueryRetry(RetryBehavior[Query[Any]]):
 def test_two_units_of_work_for_one_message_are_found():
     label, subject, text = only(problems([TRANSACTION, providers.Factory(Transaction)]))
     assert (label, subject) == ("container.b2", "Transaction")
-    assert "is one unit of work too many for Pay: container.b1 is as specific, and only one applies." in text
+    assert "is one unit of work too many for Pay: container.b1 is equally specific, and only one" in text
 
 
 def test_a_more_specific_unit_of_work_is_no_fault():
@@ -432,7 +432,7 @@ def test_a_collaborator_of_a_stream_request_that_no_behavior_would_call_is_found
 
     label, subject, text = only(problems([AUTHORIZATION], nobody=providers.Factory(NobodyMayList)))
     assert (label, subject) == ("container.nobody", "NobodyMayList")
-    assert text.startswith("is for ListPayments, which is answered with a stream")
+    assert text.startswith("is for the stream request ListPayments.")
 
 
 def test_a_collaborator_that_no_behavior_uses_is_found():

@@ -408,7 +408,7 @@ def test_a_fitting_argument_is_no_fault(repository):
         ),
         (
             providers.Factory(Repository, providers.Dependency(instance_of=Session)),
-            "needs a Session that nobody provides",
+            "has no provider of Session. Pass a provider",
         ),
         (providers.Factory(Repository, providers.Factory(Abstract)), "does not implement work"),
         (providers.AbstractFactory(Repository), "is abstract: override it"),

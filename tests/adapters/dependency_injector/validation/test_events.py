@@ -65,7 +65,7 @@ def test_handlers_of_events_with_distinct_types_are_valid():
 def test_a_handled_event_needs_a_valid_type(event_type):
     ((label, subject, text),) = problems_of(container_of(event(event_type)))
     assert (label, subject) == ("container.handler_0", "shipping.Event")
-    assert "Declare it as" in text
+    assert "Declare `event_type" in text
 
 
 def test_a_handled_event_needs_a_valid_version():
@@ -193,7 +193,7 @@ def anything(provider):
     return providers.Factory(make_anything) if provider is not None else None
 
 
-RELAY = "an outbox that nothing empties"
+RELAY = "an outbox that no relay empties"
 OUTBOX = "has no outbox"
 PUBLISHER = "no publisher"
 

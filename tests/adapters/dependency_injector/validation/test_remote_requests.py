@@ -63,4 +63,4 @@ def test_every_class_that_cannot_be_exposed_is_a_fault():
     assert set(problems) == {("container.responder", name) for name in ("FindToo", "Unnamed", "Unhandled")}
     assert "and so is Find" in problems["container.responder", "FindToo"]
     assert "has no request_type" in problems["container.responder", "Unnamed"]
-    assert "has no handler here" in problems["container.responder", "Unhandled"]
+    assert "the container has no handler for it" in problems["container.responder", "Unhandled"]

@@ -240,7 +240,7 @@ def test_a_redeclared_dependency_is_reported_with_the_holder_of_the_earlier_one(
         validate(Renewing())
     (problem,) = caught.value.problems
     assert problem.label == "container.holder"
-    assert "If a derived container declares it, write `@rewired` above that container" in problem.text
+    assert "If a derived container declares the provider, write `@rewired` above that container" in problem.text
     assert not reported(rewired(Renewing)())
 
 

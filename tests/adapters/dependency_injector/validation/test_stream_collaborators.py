@@ -90,7 +90,7 @@ def problems(behaviors: list[Any], **more: Any) -> list[tuple[str, str]]:
 def test_an_authorizer_of_a_stream_needs_a_behavior_that_authorizes_streams(of: Any):
     ((label, text),) = problems([AuthorizationBehavior, StreamValidationBehavior], nobody=authorizer(of))
     assert label == "container.nobody"
-    assert "answered with a stream" in text
+    assert "is for the stream request " in text
     assert "Put a StreamAuthorizationBehavior into the list." in text
     assert problems([AuthorizationBehavior, StreamAuthorizationBehavior], nobody=authorizer(of)) == []
 

@@ -196,7 +196,7 @@ def billing(library: Any) -> Any:
 
 def test_a_command_without_a_unit_of_work_is_reported_at_its_handler():
     (problem,) = problems_of()
-    assert problem.startswith("container.handler: handles Add, which no unit of work would run")
+    assert problem.startswith("container.handler: handles Add, which would run in no unit of work")
     assert "needs_unit_of_work" in problem
     assert problems_of(reading) == [problem]
     assert problems_of(billing) == problems_of(billing, given=False) == [problem]

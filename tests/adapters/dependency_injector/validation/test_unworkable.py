@@ -169,7 +169,7 @@ def test_a_unit_of_work_that_is_not_scoped_is_found(cls, kind, reason):
     container.unit_of_work = kind(cls, container.database)
     text = only(container)
 
-    assert text.startswith(f"container.unit_of_work ({cls.__name__}): {reason}, but everything that a dispatch writes")
+    assert text.startswith(f"container.unit_of_work ({cls.__name__}): {reason}, but each scope needs one ")
     assert text.endswith(f"Write `Scoped({cls.__name__}, ...)`.")
 
 
@@ -381,8 +381,8 @@ def test_a_behavior_listed_three_times_is_found():
     container.mediator = MediatorProvider(behaviors=[container.around] * 3)
 
     assert only(container) == (
-        "container.around (Around): stands in the list of behaviors 3 times, and would run as often around each message. "
-        "Remove all but one, or give the providers different arguments."
+        "container.around (Around): stands in the list of behaviors 3 times, and would run 3 times around each message."
+        " Remove all but one, or give the providers different arguments."
     )
 
 
@@ -424,11 +424,11 @@ async def test_a_message_that_is_both_command_and_query_is_found_and_refused():
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (Said, (f"({__name__}.Said): is named in `requests`, and is a notification, "
+        (Said, (f"({__name__}.Said): is named in `requests`, but is a notification, "
                "which may have any number of handlers and needs none. Leave it out.")),
-        (Happened, ("Happened): is named in `requests`, and is a distributed event, which other applications may handle and "
+        (Happened, ("Happened): is named in `requests`, but is a distributed event, which other applications may handle and "
                    "this one need not. Leave it out.")),
-        (AskHandler, ("AskHandler): is named in `requests`, and is no request. Derive it from Command, Query or "
+        (AskHandler, ("AskHandler): is named in `requests`, but is no request. Derive it from Command, Query or "
                      "StreamRequest, or name the request that the class handles.")),
         (Ask(), "(Ask): is an object, but `requests` has to name classes. Write `requests=[Ask]`."),
         ("Ask", "(str): is an object, but `requests` has to name classes."),

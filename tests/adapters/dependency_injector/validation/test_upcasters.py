@@ -126,7 +126,7 @@ def test_a_codec_without_plain_data_is_found_only_if_there_are_upcasters(codec: 
     validate(container_of(event(2), codec=codec))
     ((label, subject, text),) = problems_of(container_of(event(2, {1: lift}), codec=codec))
     assert (label, subject) == ("container.unit_of_work", "Opaque")
-    assert "has no `decode_data` and `convert`" in text
+    assert "lacks `decode_data` or `convert`" in text
 
 
 @pytest.mark.parametrize(

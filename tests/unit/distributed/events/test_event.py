@@ -54,7 +54,7 @@ def test_a_text_that_is_no_wire_type_is_refused(wire: str):
     ],
 )
 def test_an_event_type_must_be_a_domain_and_a_name(event_type: Any):
-    with pytest.raises(DeclarationError, match=r"Declared has .*Declare it as"):
+    with pytest.raises(DeclarationError, match=r"Declared has .*Declare `event_type"):
         wire_type(declare(event_type))
 
 
@@ -133,7 +133,7 @@ class Keyed(DistributedEvent):
 
 
 def test_an_empty_key_is_refused_when_its_event_is_added():
-    with pytest.raises(EventNotSerializableError, match="an event without order has None"):
+    with pytest.raises(EventNotSerializableError, match="use None for an event without order"):
         check_event(Keyed(), None)
 
 
