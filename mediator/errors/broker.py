@@ -84,6 +84,6 @@ class StreamMismatchError(PublisherUnavailableError):
     def __str__(self) -> str:
         return (
             f"The stream {self.stream} at {self.broker} differs from what is needed: "
-            f"{shown_reason('; '.join(self.differences))}. Change the stream or the settings. The events stay in the "
-            "outbox until the two agree."
+            f"{shown_reason('; '.join(self.differences))}. Change the stream or its consumer, or change the settings. "
+            "Until they agree, the events wait in the outbox or in the stream."
         )

@@ -192,4 +192,4 @@ class ParkedEventConflictError(EventError):
                 f"{taken}, which has the same key and waits for the parked event. Save the parked event with "
                 "`mediator parked export`, discard it, and add it again in a command."
             )
-        return f"{taken}. Replay the parked event when that event is published."
+        return f"{taken}. Replay the parked event after event {shown(self.waiting_id)} has been published."

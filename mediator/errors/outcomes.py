@@ -134,7 +134,7 @@ class CommitOutcomeUnknownError(OutcomeUnknownError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"Whether unit of work {self.transaction_id} committed is unknown: {self.reason}. It is not repeated, "
-            "because that could double its effect. Check whether its changes are in the database before you "
-            "repeat it."
+            f"Whether unit of work {self.transaction_id} committed is unknown: {self.reason}. The library does not "
+            "repeat the transaction, because it could then take effect twice. Check whether its changes are in the "
+            "database before you repeat it."
         )

@@ -83,10 +83,10 @@ class RemoteFailedError(RemoteError):
     reference: str = ""
 
     def __str__(self) -> str:
-        what = f"{shown(self.error)}: {shown_reason(self.text)}" if self.error else "it does not say why"
+        what = f"{shown(self.error)}: {shown_reason(self.text)}" if self.error else "that application does not say why"
         return (
-            f"{name_of(self.request)} failed in the application that handles it: {what}. Its log has the error "
-            f"under the message id {shown(self.reference) or 'of the request'}."
+            f"{name_of(self.request)} failed in the application that handles it: {what}. The log of that "
+            f"application has the error under the message id {shown(self.reference) or 'of the request'}."
         )
 
 

@@ -69,8 +69,9 @@ class ConcurrencyLimitedError(TransientError, RuntimeError):
 
     def __str__(self) -> str:
         waited = f", and none ended in {self.waited:g} s" if self.waited else ""
+        handled = "1 message is" if self.limit == 1 else f"{self.limit} messages are"
         return (
-            f"{name_of(self.message)} was not handled: {self.limit} are being handled already{waited}. Send it "
+            f"{name_of(self.message)} was not handled: {handled} being handled already{waited}. Send it "
             "again later, or let it wait for longer: set `max_wait` of its `ConcurrencyLimitBehavior`."
         )
 

@@ -176,7 +176,7 @@ class _Calls(IncomingCalls):
         if self._client is not None and self._client.is_connected:
             await withdraw(self._client, self._subscriptions, _LEAVE_SECONDS)
         while not self._waiting.empty():
-            await self._waiting.get_nowait().reply(RemoteReply(ReplyStatus.BUSY, reason="it is stopping"))
+            await self._waiting.get_nowait().reply(RemoteReply(ReplyStatus.BUSY, reason="the responder is stopping"))
 
     async def _arrived(self, client: Client, name: str, message: Msg) -> None:
         if not self._is_answerable(message.reply):
@@ -190,7 +190,7 @@ class _Calls(IncomingCalls):
             return
         if self._waiting.full():
             self._log.warning("request turned away", request=name, waiting=self._waiting.maxsize)
-            await call.reply(RemoteReply(ReplyStatus.BUSY, reason="too many requests wait there"))
+            await call.reply(RemoteReply(ReplyStatus.BUSY, reason="too many requests already wait at the responder"))
         else:
             self._waiting.put_nowait(call)
 

@@ -192,7 +192,7 @@ class DetachedObjects:
         """Raise a `StaleObjectError` if the session has loaded the row of a detached object as another object."""
         state = _state_of(entity)
         if state in self._states and state.key and self._session.identity_map.get(state.key) not in (None, entity):
-            reason = "this transaction has loaded its row anew, as another object"
+            reason = "this transaction has already loaded the same row as another object"
             raise misuse.stale_object(type(entity), reason)
 
     def note_return(self, entity: object) -> None:
@@ -242,7 +242,8 @@ class DetachedObjects:
             return
         if not in_greenlet():
             cls = next(iter(self._returned)).class_
-            raise misuse.stale_object(cls, "it was attached again and must be refreshed: call `await session.flush()`")
+            reason = "the session attached the object again and must refresh it first: call `await session.flush()`"
+            raise misuse.stale_object(cls, reason)
         self._reading = True
         try:
             with self._session.no_autoflush:

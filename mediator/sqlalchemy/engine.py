@@ -220,7 +220,7 @@ def _parse(text: str) -> URL:
     except ValueError:
         reason = (
             "its port is no number: write the URL as postgresql://user:password@host:5432/database, "
-            "with everything but letters and digits percent-encoded"
+            "and percent-encode every character of the password that is not a letter or a digit"
         )
     else:
         if any("@" in option and "=" not in option for option in text.partition("?")[2].split("&")):

@@ -84,9 +84,8 @@ class SqlAlchemyParking(Parking):
         async with self._database.writing() as connection:
             event = await _get(connection, number, locked=True)
             if headers is not None and event.direction == "out":
-                raise SettingError(
-                    "headers", sorted(headers), "the headers of an outgoing event are set when the event is sent"
-                )
+                problem = "an outgoing event gets its headers when it is published, so they cannot be edited"
+                raise SettingError("headers", sorted(headers), problem)
             values = {
                 "data": event.data if data is None else data,
                 "headers": to_json(event.headers if headers is None else headers),

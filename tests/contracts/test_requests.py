@@ -276,7 +276,7 @@ async def test_requests_beyond_the_waiting_limit_are_answered_busy(channels):
         others = [asyncio.ensure_future(sender.send(AssignAdvisor("other"))) for _ in range(3)]
         turned_away = asyncio.as_completed(others)
         for _ in range(2):
-            with pytest.raises(RemoteUnavailableError, match="too many requests wait"):
+            with pytest.raises(RemoteUnavailableError, match="too many requests already wait"):
                 await next(turned_away)
         release.set()
         await next(turned_away)
@@ -375,7 +375,7 @@ class Odd(Query[None]):
 
 async def test_a_request_that_cannot_be_encoded_is_refused_and_not_sent(channels):
     sender = RemoteSender(await channels())
-    with pytest.raises(RemoteRefusedError, match="cannot be written"):
+    with pytest.raises(RemoteRefusedError, match="the request or its headers cannot be encoded"):
         await sender.send(Odd(object()))
 
 
@@ -422,7 +422,7 @@ async def test_a_response_that_cannot_be_encoded_is_not_reported_as_a_failed_han
     (line,) = [line for line in logs if line.get("message_id") == caught.value.reference]
     assert (line["event"], line["log_level"]) == ("response not sent", "error")
     assert "object" in line["stack"]
-    assert caught.value.reason == "it cannot be encoded there"  # the text of the error is not sent
+    assert caught.value.reason == "the other application cannot encode the response"  # without the error's text
 
 
 async def test_a_hanging_authenticator_is_cancelled_when_the_sender_stops_waiting(channels):
@@ -450,7 +450,7 @@ async def test_credentials_that_time_out_are_an_error_and_nothing_is_sent(channe
         return {}
 
     sender = RemoteSender(await channels(), timeout=0.05, credentials=credentials)
-    with pytest.raises(RemoteUnavailableError, match="its credentials did not come in time"):
+    with pytest.raises(RemoteUnavailableError, match="`credentials` returned nothing before the timeout"):
         async with asyncio.timeout(5):
             await sender.send(FindAdvisor("Grace"))
 
@@ -536,7 +536,7 @@ async def test_a_line_full_of_requests_of_one_name_does_not_turn_away_another_na
     async with answering(channels, hanging_beside(), **options) as sender, flooded(sender, 12) as asking:
         busy = asyncio.as_completed(asking, timeout=10)
         for _ in range(8):  # one request is handled, and three requests wait
-            with pytest.raises(RemoteUnavailableError, match="too many requests wait there"):
+            with pytest.raises(RemoteUnavailableError, match="too many requests already wait at the responder"):
                 await next(busy)
         async with asyncio.timeout(_AT_ONCE):
             found = await asyncio.gather(*(sender.send(FindAdvisor(f"{n}"), timeout=30) for n in range(2)))

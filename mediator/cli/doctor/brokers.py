@@ -70,7 +70,8 @@ _ALLOW = "Give the application's user the missing permission."
 def _versions(broker: Broker) -> Iterator[Finding]:
     version = tuple(int(part) for part in broker.seen.server_version.split(".")[:2])
     if version < _OLDEST:
-        text = f"nats-server {broker.seen.server_version} is older than 2.10, but consumers of several types need 2.10"
+        need = "a consumer with several event types needs 2.10"
+        text = f"nats-server {broker.seen.server_version} is older than 2.10, but {need}"
         yield fault("broker-version", broker.label, text, "Upgrade the server.")
     elif version < _BATCHES and any(stream.settings.atomic_batches for stream in broker.wanted.streams):
         text = f"nats-server {broker.seen.server_version} is older than 2.12, so it has no atomic batches"

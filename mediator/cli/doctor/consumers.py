@@ -61,12 +61,13 @@ def _missing(broker: Broker) -> Iterator[Finding]:
         others = _other_orderings(broker, stream)
         for text in others:
             remedy = (
-                "Give the group its old ordering, or give it a new name. In a group with both orderings, events would lose "
-                "their order."
+                "Give the group its old ordering, or choose a new name for the group. In a group with both orderings, "
+                "events would lose their order."
             )
             yield fault("group-ordering", label, text, remedy)
         if not others and stream not in broker.seen.missing_streams:  # the check `Streams` reports a missing stream
-            yield fault("consumer-missing", label, f"the stream lacks {', '.join(names)}", _APPLY)
+            text = f"the stream lacks the consumer{'s' if len(names) > 1 else ''} {', '.join(names)}"
+            yield fault("consumer-missing", label, text, _APPLY)
 
 
 def _is_refused(broker: Broker, stream: str, consumer: str) -> bool:
@@ -203,7 +204,8 @@ def _retention_faults(consumer: Consumer, installation: Installation) -> Iterato
         kept: float = inbox.value.keep_seconds
         if kept < needed:
             text = (
-                f"keep_seconds is {kept:g}, but {needed:g} are needed, a day more than streams ({ages}) and "
-                f"archives ({installation.archive_seconds:g} s) keep events: a forgotten event can take effect twice"
+                f"keep_seconds is {kept:g}, but {needed:g} is needed: a day longer than streams ({ages}) and archives "
+                f"({installation.archive_seconds:g} s) keep events. An event that the inbox has forgotten can take "
+                "effect twice"
             )
             yield fault("inbox-retention", inbox.label, text, f"Set keep_seconds to {needed:g} or more.")

@@ -178,7 +178,8 @@ def _postgresql_faults(label: str, settings: dict[str, str]) -> Iterator[Finding
             "Set default_transaction_isolation = 'read committed' on the server. Pass a higher level as isolation= to the "
             "behaviors that need it."
         )
-        text = f"{problem}: inbox and outbox rely on READ COMMITTED, and higher levels can fail to serialize"
+        reason = "at a higher level, transactions can fail with serialization errors"
+        text = f"{problem}: inbox and outbox rely on READ COMMITTED; {reason}"
         yield warning("isolation-level", label, text, remedy)
     if settings.get("idle_in_transaction_session_timeout") == "0":
         text = "nothing ends an idle transaction: a frozen process keeps its locks forever"

@@ -54,7 +54,8 @@ def _faults(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding
         yield fault("stream-retention", label, text, _RECREATE)
     yield from _partitions(label, stream, broker)
     if stream.duplicate_window < _RETRY_HORIZON:
-        text = f"duplicate_window is {stream.duplicate_window:g} s, but a relay may retry after {_RETRY_HORIZON:g} s"
+        again = f"a relay may publish an event again up to {_RETRY_HORIZON:g} s later"
+        text = f"duplicate_window is {stream.duplicate_window:g} s, but {again}"
         remedy = f"Set duplicate_window to {_RETRY_HORIZON:g} s or more (`topology apply --update-streams`)."
         yield warning("stream-duplicate-window", label, text, remedy)
     yield from _copies(label, stream, broker)
@@ -68,8 +69,9 @@ def _partitions(label: str, stream: StreamState, broker: Broker) -> Iterator[Fin
     for wanted, there in broker.with_other_partitions():
         if there is not stream:
             continue
-        has = f"it has {stream.partitions} partitions" if stream.partitions else "it does not state its partitions"
-        text = f"{has}, and {wanted.settings.partitions} are needed: publishers and ordered groups refuse this stream"
+        has = f"has {stream.partitions}" if stream.partitions else "does not state its number of"
+        needed = f"{wanted.settings.partitions} are needed: publishers and ordered groups refuse this stream"
+        text = f"the stream {has} partitions, and {needed}"
         remedy = f"Set StreamSettings(partitions={stream.partitions}), or drain the stream and create it again."
         yield fault("stream-partitions", label, text, remedy if stream.partitions else _RECREATE)
 

@@ -64,7 +64,7 @@ async def republish_outbox(  # many parameters: one for each option of the comma
             counts = {"stored": batch.stored, "known to the broker": batch.duplicates, "gone": batch.gone}
             totals.update({**counts, "refused": len(batch.refused)})
             done = sum(totals.values())
-            click.echo(printable(f"[{done}/{max(done, total)}] up to {batch.last}"), err=True)
+            click.echo(printable(f"[{done}/{max(done, total)}] up to sequence {batch.last}"), err=True)
             for error in batch.refused:
                 click.echo(printable(str(error)), err=True)
     shown = ", ".join(f"{count} {name}" for name, count in totals.items() if count)
@@ -101,7 +101,7 @@ class VerifyReport:
             return
         record = absent.record
         line = f"{absent.outcome} {record.id} {record.type} {record.partition_key or ''}".rstrip()
-        click.echo(shown_reason(f"{line} (archived as {record.sequence}, {absent.stream})"))
+        click.echo(shown_reason(f"{line} (archive sequence {record.sequence}, stream {absent.stream})"))
 
     def summarize(self, *, finished: bool) -> None:
         """Print the counts, and whether the run has finished. JSON also contains the absent events."""

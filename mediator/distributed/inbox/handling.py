@@ -130,7 +130,7 @@ class Handling:
         try:
             caller = await vouched(authenticate, envelope, envelope.type)
         except NotAuthorizedError as error:
-            raise FatalEventError(f"its authenticator refuses it: {error.reason or 'not authorized'}") from error
+            raise FatalEventError(f"the authenticator refused the event: {error.reason or 'not authorized'}") from error
         self.context = vouched_context(self.context, caller, authenticate)
 
     async def _handle(self, unit_of_work: UnitOfWork) -> Admission:

@@ -53,7 +53,7 @@ def retry_schedule(
     """
     chosen = tuple(delays) if delays is not None else ORDERED_DELAYS if ordering == "key" else DELAYS
     if not chosen or not all(map(is_pause, chosen)):
-        raise SettingError("retry_delays", delays, "give at least one pause, none of them negative, in seconds")
+        raise SettingError("retry_delays", delays, "give at least one pause, in seconds; every pause must be 0 or more")
     check_counts(max_attempts=max_attempts)
     attempts = len(chosen) + 1 if max_attempts is None else max_attempts
     schedule = RetrySchedule(attempts, chosen)

@@ -33,8 +33,8 @@ Ordering = Literal["none", "key"]
 def not_of(theirs: str, ours: str) -> str:
     """Return the reason why an application cannot use the group of another application."""
     return (
-        f"it belongs to the application {theirs!r}, not to {ours!r}: give each application its own group; after a "
-        f"rename, set `application={theirs!r}` on the subscription"
+        f"the group belongs to the application {theirs!r}, not to {ours!r}: give each application its own group; if "
+        f"{theirs!r} was renamed to {ours!r}, set `application={theirs!r}` on the subscription"
     )
 
 

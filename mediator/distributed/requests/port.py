@@ -86,7 +86,7 @@ def _check_same(given: object, read: object) -> None:
     try:
         change = change_of(given, read)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("the value is nested too deeply to be compared") from error
     if change is not None:
         raise ValueError(f"it would be read as another value: {change}")
 

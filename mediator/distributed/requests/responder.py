@@ -113,7 +113,7 @@ class RequestResponder:
                             group.create_task(self._work(queue))
                 finally:
                     for incoming in queue.clear():
-                        await self._reject(incoming, "it is stopping")
+                        await self._reject(incoming, "the responder is stopping")
         finally:
             self._log.info("responder stopped")
 
@@ -130,7 +130,7 @@ class RequestResponder:
             other = queue.drop_newest(incoming.call.name)
             if other is not None:
                 queue.put(incoming.call.name, incoming)
-            await self._reject(other or incoming, "too many requests wait there")
+            await self._reject(other or incoming, "too many requests already wait at the responder")
 
     async def _reject(self, incoming: IncomingCall, reason: str) -> None:
         self._limited_log.warning("request turned away", request=incoming.call.name, reason=reason)
@@ -238,14 +238,15 @@ class RequestResponder:
             # After the reply `FAILED` the caller would send the request again, so the reply has another status.
             kind, stack = type(error).__name__, traceback_of(error)
             self._log.error("request failed after the commit", error=kind, stack=stack, **context.log_fields())
-            if outcome.message is not None and outcome.message is not request:  # only a part of the request committed
-                return RemoteReply(ReplyStatus.UNREADABLE, reason="there is no response", reference=message_id)
+            if outcome.message is not None and outcome.message is not request:
+                reason = "the request committed only in part, so there is no response"
+                return RemoteReply(ReplyStatus.UNREADABLE, reason=reason, reference=message_id)
             response = outcome.response
         try:
             contract = self._contracts[call.name]
             return RemoteReply(ReplyStatus.OK, encoded_response(self._channel.codec, response, contract.response))
         except Exception as error:  # the request has been handled, so the reply is not `FAILED`
-            return self._unreadable(call, message_id, error, "it cannot be encoded there")
+            return self._unreadable(call, message_id, error, "the other application cannot encode the response")
 
     def _context(self, call: RemoteCall, message_id: str, caller: Caller | None) -> MessageContext:
         stated = {name: value for name, value in call.headers.items() if name not in _FLOW}

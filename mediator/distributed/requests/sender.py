@@ -114,10 +114,11 @@ class RemoteSender:
             async with asyncio.timeout_at(deadline):
                 given = Headers(await self._credentials() if self._credentials is not None else None)
         except (ValueError, ContextError) as error:
-            raise RemoteRefusedError(request, shown_reason(f"it cannot be written: {error}")) from error
+            reason = f"the request or its headers cannot be encoded: {error}"
+            raise RemoteRefusedError(request, shown_reason(reason)) from error
         except TimeoutError as error:
             raise RemoteUnavailableError(
-                request, self._channel.place, "its credentials did not come in time"
+                request, self._channel.place, "`credentials` returned nothing before the timeout"
             ) from error
         frame = current_frame()
         context = MessageContext.new(ids=self._ids) if frame is None else frame.context.caused(self._ids())

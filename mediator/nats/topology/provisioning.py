@@ -276,7 +276,7 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
         left = "not created" if info is None else "left as it is"
         return Item(stream, name, "differs", tuple(f"{left} because of its stream: {each}" for each in partitions))
     if info is None and (other := _other_ordering(wanted, found)):
-        return Item(stream, name, "differs", (f"{OTHER_ORDERING} {other}, which has the other ordering",))
+        return Item(stream, name, "differs", (f"{OTHER_ORDERING} {other} with the other ordering",))
     if info is None:
         return Item(stream, name, "create", tuple(f"receives {each}" for each in config["filter_subjects"]), config)
     there: dict[str, Any] = info["config"]
@@ -289,7 +289,7 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
     return Item(stream, name, "unwanted" if more else "present", details)
 
 
-OTHER_ORDERING = "not created: the group has"
+OTHER_ORDERING = "not created: the group already has the consumer"
 """Beginning of a text in `Item.details`. The name of a consumer with the other ordering follows."""
 
 
@@ -307,7 +307,8 @@ def _unplanned(topology: Topology, found: Survey) -> Iterator[Item]:
     own = {stream.name for stream in topology.streams if stream.own}
     for stream, name in sorted(found.consumers.keys() - wanted):
         if topology.is_of_group(name):
-            yield Item(stream, name, "unwanted", ("no subscription uses it any more; it is never deleted",))
+            text = "no subscription uses this consumer any more; `mediator topology` never deletes a consumer"
+            yield Item(stream, name, "unwanted", (text,))
         elif stream in own:
             yield Item(stream, name, "other")
 

@@ -125,7 +125,9 @@ def partition_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list
     """Return a list with one text if the numbers of partitions differ; otherwise an empty list."""
     metadata: dict[str, str] = found.get("metadata") or {}
     partitions, needed = metadata.get(PARTITIONS), wanted["metadata"][PARTITIONS]
-    return [] if partitions == needed else [f"{PARTITIONS} in its metadata is {partitions}, not {needed}"]
+    if partitions is None:
+        return [f"{PARTITIONS} is missing in the stream's metadata, and must be {needed}"]
+    return [] if partitions == needed else [f"{PARTITIONS} in the stream's metadata is {partitions}, not {needed}"]
 
 
 def changeable_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:

@@ -65,7 +65,7 @@ class _Calls(IncomingCalls):
 
     async def ask(self, call: RemoteCall) -> RemoteReply:
         if self._waiting.full():
-            return RemoteReply(ReplyStatus.BUSY, reason="too many requests wait there")
+            return RemoteReply(ReplyStatus.BUSY, reason="too many requests already wait at the responder")
         incoming = _Call(call)
         self._waiting.put_nowait(incoming)
         return await incoming.answer
@@ -75,7 +75,7 @@ class _Calls(IncomingCalls):
 
     async def reject_waiting(self) -> None:
         while not self._waiting.empty():
-            await self._waiting.get_nowait().reply(RemoteReply(ReplyStatus.BUSY, reason="it is stopping"))
+            await self._waiting.get_nowait().reply(RemoteReply(ReplyStatus.BUSY, reason="the responder is stopping"))
 
 
 class _Call(IncomingCall):

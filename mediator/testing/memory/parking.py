@@ -92,7 +92,8 @@ class InMemoryParking(Parking):
     ) -> ParkedEvent:
         found = await self._get_free(number)
         if headers is not None and found.direction == "out":
-            raise SettingError("headers", sorted(headers), "an outgoing event gets its headers when it is published")
+            problem = "an outgoing event gets its headers when it is published, so they cannot be edited"
+            raise SettingError("headers", sorted(headers), problem)
         edited = replace(
             found,
             data=found.data if data is None else data,

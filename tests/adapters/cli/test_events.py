@@ -106,7 +106,7 @@ def test_check_ends_with_status_1_and_names_the_changes(tmp_path):
     (tmp_path / FILE).write_text(json.dumps(frozen))
     result = events("check", SAMPLE, "--against", tmp_path)
     assert result.exit_code == 1
-    assert "the field `order` was integer, and is string" in result.stderr
+    assert "the field `order` was integer, and is now string" in result.stderr
 
 
 def test_check_passes_and_names_the_samples_that_can_be_refreshed(tmp_path):

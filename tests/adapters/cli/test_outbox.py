@@ -133,7 +133,7 @@ def test_republish_publishes_the_chosen_events_after_a_confirmation(application:
     result = application.call("republish", "--all", "--yes")
     assert result.stdout == "container.outbox: 1 stored, 2 known to the broker\n"
     assert "mediator outbox verify" in result.stderr
-    assert "[3/3] up to 3" in result.stderr
+    assert "[3/3] up to sequence 3" in result.stderr
     assert "Nothing to publish" in application.call("republish", "--key", "nobody", "--yes").stdout
     assert application.call("republish", "--all", "--rate", "0").exit_code == 1
 
@@ -152,8 +152,8 @@ def test_verify_names_missing_events_and_refills_them(application: Application):
     result = application.call("verify")
     assert result.exit_code == 1
     assert result.stdout.splitlines() == [
-        "missing a sales.order-placed.v1 k (archived as 1, memory-sales)",
-        "missing c sales.order-placed.v1 k (archived as 3, memory-sales)",
+        "missing a sales.order-placed.v1 k (archive sequence 1, stream memory-sales)",
+        "missing c sales.order-placed.v1 k (archive sequence 3, stream memory-sales)",
         "3 checked, 2 missing",
     ]
     assert application.call("verify", "--republish", stdin="n\n").exit_code == 1
@@ -185,7 +185,7 @@ def test_ctrl_c_ends_a_slow_republish_with_status_130_and_names_the_command_that
     )
     assert process.stderr is not None
     said = ""
-    while "up to 1" not in said:
+    while "up to sequence 1" not in said:
         line = process.stderr.readline()
         assert line, said
         said += line

@@ -205,7 +205,7 @@ def test_a_replay_reports_an_event_that_cannot_be_put_back_and_continues_with_th
     assert "failed: ParkedEventConflictError: The parked event 3 " in result.stdout
     assert "Discard the parked event" in result.stdout
     assert "failed: ParkedEventConflictError: The parked event 4 " in result.stdout
-    assert "Replay the parked event when that event is published" in result.stdout
+    assert "Replay the parked event after event " in result.stdout
     assert "2 failed, 1 replayed" in result.stderr
     assert application.read("SELECT id FROM mediator_outbox ORDER BY sequence") == ["a", "b", "d"]
 

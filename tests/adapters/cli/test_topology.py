@@ -163,7 +163,7 @@ def test_the_number_of_partitions_is_never_changed(server: NatsServer, prefix: s
     result = topology("apply", "create", "--update-streams", "--json")
 
     assert result.exit_code == 1
-    details = ["mediator.partitions in its metadata is 16, not 8", "max_age is 604800 s, not 3600 s"]
+    details = ["mediator.partitions in the stream's metadata is 16, not 8", "max_age is 604800 s, not 3600 s"]
     assert items(result)[f"{prefix}-shipping", ""] == ("differs", details)
     assert config_of(server, f"{prefix}-shipping").metadata["mediator.partitions"] == "16"
 
@@ -185,7 +185,7 @@ def test_no_consumers_of_an_ordered_group_are_created_on_a_stream_that_it_refuse
 
     planned, applied = topology("plan", "create_mails", "--json"), topology("apply", "create_mails", "--json")
 
-    difference = "mediator.partitions in its metadata is 32, not 16"
+    difference = "mediator.partitions in the stream's metadata is 32, not 16"
     assert items(planned)[f"{prefix}-sales", ""] == ("differs", [difference])
     detail = f"not created because of its stream: {difference}"
     assert items(planned)[f"{prefix}-sales", "mails-p0"] == ("differs", [detail])

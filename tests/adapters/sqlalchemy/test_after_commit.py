@@ -173,7 +173,7 @@ async def test_notifications_have_a_time_limit_and_the_error_names_the_unfinishe
         current_scope().transaction.after_commit(Noted("slow"), hang)
         await noting("too late")(ledger)
 
-    with pytest.raises(AfterCommitError, match=r"not done within 1 s") as caught:
+    with pytest.raises(AfterCommitError, match=r"did not end within 1 s") as caught:
         await ledger.send(Do(act))
     assert caught.value.notifications == [Noted("slow"), Noted("too late")]
     assert cancelled.is_set()

@@ -140,6 +140,6 @@ async def test_an_event_with_a_time_in_any_zone_is_stored_in_utc(ledger: Ledger)
 
 @pytest.mark.parametrize("now", [datetime(2026, 1, 2), datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1)))])  # noqa: DTZ001
 async def test_an_event_with_a_time_that_no_consumer_can_read_fails_its_command(ledger: Ledger, now: datetime) -> None:
-    with pytest.raises(EventNotSerializableError, match="see `clock`"):
+    with pytest.raises(EventNotSerializableError, match="check the argument `clock`"):
         await add_at(ledger, now)
     assert await ledger.outbox.pending() == 0

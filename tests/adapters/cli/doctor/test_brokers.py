@@ -314,7 +314,7 @@ async def test_a_paused_consumer_is_reported(installed: dict[str, Any]):
 async def test_an_inbox_with_a_too_short_retention_is_a_fault(installed: dict[str, Any]):
     report = await doctor({**installed, "keep_seconds": 7 * 86400.0})
     assert found(report) == [("fault", "inbox-retention")]
-    assert "691200 are needed" in report.as_text()
+    assert "691200 is needed" in report.as_text()
 
 
 async def test_an_inbox_is_compared_with_the_actual_stream(installed: dict[str, Any]):

@@ -267,7 +267,7 @@ async def test_a_number_of_partitions_unlike_the_settings_is_refused(connection,
     await publish(connection, prefix, event("a", "k"), settings=four)
     with capture_logs() as logs:
         async with subscription(connection, prefix).open([TYPE], prefetch=10, ordering="key") as deliveries:
-            await until_told(logs, "mediator.partitions in its metadata is 4, not 16")
+            await until_told(logs, "mediator.partitions in the stream's metadata is 4, not 16")
             await nothing(deliveries)
     assert await raw.jetstream().consumers_info(f"{prefix}-shop") == []
     ordered = subscription(connection, prefix, settings=four)

@@ -112,6 +112,12 @@ def test_two_parts_that_need_different_numbers_of_partitions_are_an_error(connec
         assert {merged(parts).streams for parts in permutations(harmless)} == {merged(harmless).streams}
 
 
+def test_a_stream_without_a_number_of_partitions_differs(connection: NatsConnection) -> None:
+    topology = NatsEventSubscription(connection, "g", prefix="e").topology(["sales.paid"], ordering="key")
+    items = plan(topology, Survey({"e-sales": {"config": {**sales(16), "metadata": {}}}}, {}))
+    assert items[0].details == ("mediator.partitions is missing in the stream's metadata, and must be 16",)
+
+
 @pytest.mark.parametrize("partitions", [None, 16, 32])
 @pytest.mark.parametrize("published_type", ["sales.paid", "stock.empty"])
 @pytest.mark.parametrize("ordering", ["none", "key"])
@@ -145,7 +151,7 @@ def test_no_partition_consumers_are_planned_on_a_stream_with_other_partitions(
     subjects = ["e.sales.paid.3"]
     there = {("e-sales", "by-key-p3"): {"config": config(subjects, name="by-key-p3")}}
     items = plan(merged(topologies), Survey({"e-sales": {"config": sales(32)}}, there))
-    reason = "mediator.partitions in its metadata is 32, not 16"
+    reason = "mediator.partitions in the stream's metadata is 32, not 16"
     found = {item.consumer: (item.status, item.details) for item in items}
     assert found.pop("") == ("differs", (reason,))
     assert found.pop("by-none")[0] == "create"
@@ -307,5 +313,5 @@ async def test_an_ordered_group_checks_the_partitions_of_another_applications_st
     )
     await provision(api, few.topology(["sales.paid"], ordering="key"), done=lambda item: None)
     items = plan(many.topology(["sales.paid"], ordering="key"), await survey(api, few.topology(["sales.paid"])))
-    assert items[0].details == ("mediator.partitions in its metadata is 2, not 3",)
+    assert items[0].details == ("mediator.partitions in the stream's metadata is 2, not 3",)
     assert plan(many.topology(["sales.paid"]), Survey({}, {}))[0].status == "create"
