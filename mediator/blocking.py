@@ -65,7 +65,8 @@ class BlockingMediator:
     def __enter__(self) -> Self:
         """Start the event loop, and start the container in the loop. Errors of the container are raised here."""
         if self._owner is not None:
-            raise ContainerError(self, "A BlockingMediator is opened once: make another one, with another lifespan.")
+            text = "A BlockingMediator can be opened only once. Make a new BlockingMediator with a new lifespan."
+            raise ContainerError(self, text)
         self._owner = Owner("The BlockingMediator")
         opened = start_blocking_portal(name="mediator")
         portal = opened.__enter__()

@@ -88,7 +88,7 @@ def _is_accepted(read: object, given: object) -> bool:
 
 def _differing(given: object, read: object, advice: str = "") -> Change:
     one, other = _article(given), _article(read)
-    return Change("", one, other if one != other else f"another {type(read).__name__}", advice)
+    return Change("", one, other if one != other else f"a different {type(read).__name__}", advice)
 
 
 def _article(value: object) -> str:
@@ -131,7 +131,8 @@ def _clock_time(given: datetime | time, read: datetime | time) -> Change | None:
             advice = (
                 "only an offset from UTC is kept: give it as `.astimezone(UTC)`, and the zone in a field of its own"
             )
-            return Change("", f"{_article(given)} in the time zone {given.tzinfo}", "one without that zone", advice)
+            kind = _article(given)
+            return Change("", f"{kind} in the time zone {given.tzinfo}", f"{kind} without that zone", advice)
         same = given.utcoffset() == read.utcoffset()
     same = same and given.replace(tzinfo=None, fold=0) == read.replace(tzinfo=None, fold=0)
     return None if same else _differing(given, read)

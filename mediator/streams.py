@@ -73,7 +73,7 @@ class Stream(Generic[T]):
         cause: MessageContext | None = None,
     ) -> None:
         if mode is TransactionMode.NESTED:
-            problem = "a stream cannot run behind a savepoint, which would stay open between items"
+            problem = "a stream cannot use a savepoint, because the savepoint would stay open between two items"
             raise SettingError("mode", mode, problem)
         check_mode(mode)
         self._request = request

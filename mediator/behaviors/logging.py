@@ -42,7 +42,7 @@ class _Logger:
             try:
                 fields["payload"] = self._redact(message)
             except Exception as error:  # a failing `redact` must not fail the message
-                fields["payload"] = f"it cannot be shown: {type(error).__name__}"
+                fields["payload"] = f"the payload cannot be shown: {type(error).__name__}"
         return fields
 
 

@@ -226,7 +226,7 @@ async def test_a_message_that_cannot_be_shown_is_handled_and_logged_without_its_
     behavior = bind(LoggingBehavior, lambda: LoggingBehavior(log_payload=True, redact=redact))
     with capture_logs() as logs:
         assert await wire(handles(EnrollStudent, answer_name), behaviors=[behavior]).send(EnrollStudent()) == "Ada"
-    assert (logs[0]["event"], logs[0]["payload"]) == ("handled", "it cannot be shown: KeyError")
+    assert (logs[0]["event"], logs[0]["payload"]) == ("handled", "the payload cannot be shown: KeyError")
 
 
 def test_a_failing_watcher_is_reported_once_with_a_count_and_reported_again_when_it_works() -> None:

@@ -125,11 +125,11 @@ CHANGED = [
     (
         datetime,
         datetime(2026, 7, 1, tzinfo=timezone(timedelta(seconds=3601))),
-        "is a datetime, and is read again as another",
+        "is a datetime, and is read again as a different",
     ),
-    (datetime, datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=None), "is a datetime, and is read again as another"),  # noqa: DTZ001
+    (datetime, datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=None), "is a datetime, and is read again as a different"),  # noqa: DTZ001
     (datetime, datetime(2026, 7, 1, tzinfo=Moving()), "in the time zone .*Moving"),
-    (time, time(1, 2, fold=1), "is a time, and is read again as another"),
+    (time, time(1, 2, fold=1), "is a time, and is read again as a different"),
     (time, time(1, 2, tzinfo=BERLIN), "in the time zone Europe/Berlin"),
     (dict[str, Any], {"at": datetime(2026, 7, 1, tzinfo=UTC)}, "is a datetime, and is read again as a str"),
 ]
@@ -233,11 +233,11 @@ def seen_card() -> Card:
 @pytest.mark.parametrize(
     ("event", "text"),
     [
-        (Card(number=pydantic.SecretStr("4111")), "`number` is a SecretStr, and is read again as another SecretStr"),
-        (Card(note="hidden"), "`note` is a str, and is read again as another str"),
+        (Card(number=pydantic.SecretStr("4111")), "`number` is a SecretStr, and is read again as a different Secret"),
+        (Card(note="hidden"), "`note` is a str, and is read again as a different str"),
         (Card(extra_of={"at": date(2020, 1, 1)}), r"`extra_of\[...\]` is a date"),
-        (seen_card(), r"`__pydantic_private__\[...\]` is an int, and is read again as another int"),
-        (Trimmed.model_construct(name=" Ada"), "`name` is a str, and is read again as another str"),
+        (seen_card(), r"`__pydantic_private__\[...\]` is an int, and is read again as a different int"),
+        (Trimmed.model_construct(name=" Ada"), "`name` is a str, and is read again as a different str"),
         (Open(name="x", at=date(2020, 1, 1)), r"`__pydantic_extra__\[...\]` is a date, and is read again as a str"),
     ],
 )
@@ -295,8 +295,8 @@ class Renamed(msgspec.Struct, DistributedEvent, rename="camel", omit_defaults=Tr
 @pytest.mark.parametrize(
     ("event", "text"),
     [
-        (Account("ada", "hidden"), "`_secret` is a str, and is read again as another str"),
-        (Growing(1), "`size` is an int, and is read again as another int"),
+        (Account("ada", "hidden"), "`_secret` is a str, and is read again as a different str"),
+        (Growing(1), "`size` is an int, and is read again as a different int"),
         (Renamed(amount=-1), "cannot be read again"),
     ],
 )
@@ -342,7 +342,7 @@ class HandmadeCodec:
 
 def test_events_of_a_class_without_fields_are_compared_by_their_attributes():
     assert stored(Handmade("abc"), HandmadeCodec(3)).text == "abc"
-    with pytest.raises(EventNotSerializableError, match="`text` is a str, and is read again as another str"):
+    with pytest.raises(EventNotSerializableError, match="`text` is a str, and is read again as a different str"):
         stored(Handmade("abcd"), HandmadeCodec(3))
 
 

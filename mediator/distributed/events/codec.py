@@ -103,7 +103,8 @@ def check_collisions(plain: object) -> None:
                 found = alike.setdefault(str(number), set())
                 found.add(str(part))
                 if len(found) > _MOST:
-                    raise ValueError(f"more than {_MOST} of its numbers were chosen to have the same hash")
+                    text = "different numbers in it have the same hash, as in a hash collision attack"
+                    raise ValueError(f"more than {_MOST} {text}")
 
 
 def _hashes(text: str) -> list[int]:

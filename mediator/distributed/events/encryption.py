@@ -109,13 +109,13 @@ class EncryptingCodec:
                 schemas.
         """
         if not isinstance(self.codec, SchemaCodec):
-            reason = f"{type(self.codec).__name__} has no `decode_data`, `convert` and `schema`"
+            reason = f"{type(self.codec).__name__} lacks `decode_data`, `convert` or `schema`"
             raise misuse.event_schema(event_class, reason)
         return self.codec.schema(event_class)
 
     def _plain(self) -> PlainDataCodec:
         if not isinstance(self.codec, PlainDataCodec):
-            reason = f"{type(self.codec).__name__} has no `decode_data` and `convert`, which upcasters need"
+            reason = f"{type(self.codec).__name__} lacks `decode_data` or `convert`; upcasters need both"
             raise EventNotDecodableError("unknown", reason)
         return self.codec
 

@@ -56,7 +56,7 @@ def _mapping_problem(upcasters: Mapping[Any, object], own: int) -> str:
         if problem := _function_problem(upcaster):
             return f"has an upcaster from version {version} that {problem}"
     missing = [str(version) for version in range(min(upcasters, default=own), own) if version not in upcasters]
-    return f"reads older versions, and has no upcaster from version {', '.join(missing)}" if missing else ""
+    return f"reads older versions, but has no upcaster from version {', '.join(missing)}" if missing else ""
 
 
 def _function_problem(upcaster: object) -> str:
@@ -107,7 +107,7 @@ def decode_event(codec: EventCodec, wire: str, data: bytes, event_class: type[E]
     if version == event_class.event_version:
         return codec.decode(data, event_class)
     if not isinstance(codec, PlainDataCodec):
-        reason = f"{type(codec).__name__} has no `decode_data` and `convert`, which upcasters need"
+        reason = f"{type(codec).__name__} lacks `decode_data` or `convert`; upcasters need both"
         raise EventNotDecodableError(wire, reason)
     try:
         return codec.convert(_upcast_events(codec.decode_data(data), event_class, version), event_class)

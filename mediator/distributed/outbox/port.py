@@ -102,7 +102,7 @@ class Outbox(ABC):
             SettingError: The outbox has another name.
         """
         if application is not None and self.application not in (None, application):
-            problem = f"the outbox stores its events under {self.application!r}; give the name only to the outbox"
+            problem = f"the outbox stores its events under {self.application!r}; give the publisher this name, or none"
             raise SettingError("application", application, problem)
 
     # The interface for relays.

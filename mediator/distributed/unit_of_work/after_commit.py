@@ -79,7 +79,8 @@ class AfterCommitQueue:
                 while self._waiting:
                     await self._call_first(failed, errors)
         except TimeoutError:
-            errors.append(TimeoutError(f"after_commit_timeout: not done within {timeout:g} s"))
+            text = f"the calls after the commit did not end within {timeout:g} s (after_commit_timeout)"
+            errors.append(TimeoutError(text))
             failed += [waiting.message for waiting in self._waiting]
         return failed
 

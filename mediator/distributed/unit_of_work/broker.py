@@ -78,7 +78,7 @@ def check_event(event: object, deliver_at: object) -> None:
         raise misuse.no_event(event)
     wire_type(type(event))
     if event.partition_key == "":
-        raise EventNotSerializableError(event, "its partition_key is empty; an event without order has None")
+        raise EventNotSerializableError(event, "its partition_key is empty; use None for an event without order")
     if deliver_at is None:
         return
     if not isinstance(deliver_at, datetime):

@@ -67,8 +67,9 @@ class CollectedEvent:
                 problem = f"it was changed after it was added: {problem}"
             raise EventNotSerializableError(self.event, problem)
         if not (self.id and is_storable(self.id, LONGEST_EVENT_ID)):
-            problem = f"its id is empty, longer than {LONGEST_EVENT_ID} characters, or has a NUL character; see `ids`"
-            raise EventNotSerializableError(self.event, problem)
+            problem = f"its id is empty, longer than {LONGEST_EVENT_ID} characters, or has a NUL character"
+            remedy = "check the argument `ids` of DistributedEventBroker"
+            raise EventNotSerializableError(self.event, f"{problem}; {remedy}")
         return CloudEvent(
             id=self.id,
             type=wire_type(type(self.event)),
@@ -100,7 +101,7 @@ def _moment(event: DistributedEvent, time: datetime) -> datetime:
         problem = "has no time zone"
     except OverflowError:
         problem = "is outside the years 1 to 9999 in UTC"
-    raise EventNotSerializableError(event, f"its time {problem}; see `clock`")
+    raise EventNotSerializableError(event, f"its time {problem}; check the argument `clock` of DistributedEventBroker")
 
 
 def _partition_key(event: DistributedEvent) -> str | None:
@@ -110,7 +111,7 @@ def _partition_key(event: DistributedEvent) -> str | None:
     if not isinstance(key, str):
         raise EventNotSerializableError(event, f"its partition_key is of type {type(key).__name__}, not str")
     if not key:
-        raise EventNotSerializableError(event, "its partition_key is empty; an event without order has None")
+        raise EventNotSerializableError(event, "its partition_key is empty; use None for an event without order")
     if len(key) > LONGEST_TEXT or "\0" in key:
         problem = f"its partition_key is longer than {LONGEST_TEXT} characters, or has a NUL character"
         raise EventNotSerializableError(event, problem)
@@ -182,7 +183,7 @@ class RunningTransaction:
         self.sealed = True
         for each in self.events:
             if each.deliver_at is not None and not stage:
-                raise misuse.delivery_time(each.event, "direct delivery has no outbox in which it could wait")
+                raise misuse.delivery_time(each.event, "direct delivery has no outbox in which the event could wait")
         return [
             StagedEvent(each.encode(codec, limit, source), type(each.event).key_locking, each.deliver_at)
             for each in self.events

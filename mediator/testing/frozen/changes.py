@@ -202,7 +202,7 @@ class _Comparison:
             self._seen.add(refs)
         old, new = resolved(old, self._old), resolved(new, self._new)
         if _shape(old, self._before) != _shape(new, self._after):
-            text = f"{_named(place)} was {spelled(old, self._old)}, and is {spelled(new, self._new)}"
+            text = f"{_named(place)} was {spelled(old, self._old)}, and is now {spelled(new, self._new)}"
             yield Change(text, compatible=False)
             return
         if "properties" in old:
@@ -256,9 +256,9 @@ class _Comparison:
 
 def _removed(field: str, *, needed: bool, refused: bool) -> Change:
     if needed:
-        return Change(f"{field} was removed, and classes that read it have no default for it", compatible=False)
+        return Change(f"{field} was removed, but older classes have no default for it", compatible=False)
     if refused:
-        text = f"{field} was removed, and the class refuses it as an unknown field in older events"
+        text = f"{field} was removed, but older events still have it, and the class refuses it as unknown"
         return Change(text, compatible=False)
     return Change(f"{field}, which has a default, was removed", compatible=True)
 

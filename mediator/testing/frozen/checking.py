@@ -130,8 +130,8 @@ class _Comparison:
             codec.convert(upcast(frozen.sample, cls, frozen.version), cls)
         except (EventError, DeclarationError) as error:
             text = (
-                f"can no longer be read: its sample, upcast from version {frozen.version} to {cls.event_version}, is "
-                f"refused: {error} Correct the upcasters of {cls.__name__}."
+                f"can no longer be read: its sample cannot be upcast from version {frozen.version} to "
+                f"{cls.event_version} and then read: {error} Correct the upcasters of {cls.__name__}."
             )
             yield Problem(frozen.wire, cls.__name__, text)
 
@@ -142,7 +142,8 @@ class _Comparison:
         if newer:
             name = min(newer, key=lambda cls: cls.event_version).__name__
             remedy = f"Write an upcaster from version {frozen.version} into {name}"
-        text = f"is frozen, and no class reads it. {remedy}, or delete the file once no such event can arrive any more."
+        remedy += ", or delete the file when no event of this version can arrive any more."
+        text = f"is frozen, and no class reads it. {remedy}"
         return Problem(frozen.wire, "", text)
 
 

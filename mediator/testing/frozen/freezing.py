@@ -55,7 +55,7 @@ def read_frozen(file: Path) -> FrozenEvent:
         raise ValueError(f"it has no `{missing[0]}`")
     frozen = FrozenEvent(**{name: found[name] for name in wanted})
     if file.name != f"{frozen.wire}.json":
-        raise ValueError(f"it contains {frozen.wire}")
+        raise ValueError(f"its name does not match its event, {frozen.wire}")
     return frozen
 
 
@@ -114,7 +114,7 @@ def describing_codec(codec: EventCodec, event_class: type) -> SchemaCodec:
     while isinstance(codec, EncryptingCodec):
         codec = codec.codec
     if not isinstance(codec, SchemaCodec):
-        reason = f"its codec, {type(codec).__name__}, has no `decode_data`, `convert` and `schema`"
+        reason = f"its codec, {type(codec).__name__}, lacks `decode_data`, `convert` or `schema`"
         raise misuse.event_schema(event_class, reason)
     return codec
 

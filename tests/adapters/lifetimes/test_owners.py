@@ -310,13 +310,13 @@ def _leave_and_refuse(mediator: BlockingMediator) -> None:
 def test_a_blocking_mediator_is_opened_once_and_refuses_calls_after_its_end():
     mediator = blocking()
     with mediator:
-        with pytest.raises(ContainerError, match="opened once"):
+        with pytest.raises(ContainerError, match="opened only once"):
             mediator.__enter__()
         with ThreadPoolExecutor(8) as threads:
             assert set(threads.map(lambda _: mediator.send(EnrollStudent()), range(50))) == {"Ada"}
     with pytest.raises(MisuseError, match="outside the lifespan"):
         mediator.send(EnrollStudent())
-    with pytest.raises(ContainerError, match="opened once"):
+    with pytest.raises(ContainerError, match="opened only once"):
         mediator.__enter__()
 
 

@@ -57,7 +57,7 @@ async def test_messages_beyond_the_limit_are_refused_at_once():
     office = Office(limit=2)
     await office.send("a", "b", "c")
     assert list(office.inside) == ["a", "b"]
-    with pytest.raises(ConcurrencyLimitedError, match=r"EnrollStudent was not handled: 2 are being handled") as caught:
+    with pytest.raises(ConcurrencyLimitedError, match=r"was not handled: 2 messages are being handled") as caught:
         await office.tasks["c"]
     assert (caught.value.message, caught.value.limit, caught.value.waited) == (EnrollStudent("c"), 2, 0)
     await office.end("a")

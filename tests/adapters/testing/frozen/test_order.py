@@ -116,7 +116,7 @@ def test_the_values_of_a_literal_and_the_members_of_an_enum_have_no_order(codec:
 
 @every_codec
 def test_the_items_of_a_tuple_have_an_order(codec: Any):
-    assert "was integer, and is string" in fault(tuple[int, str], tuple[str, int], codec)
+    assert "was integer, and is now string" in fault(tuple[int, str], tuple[str, int], codec)
 
 
 @given(order=st.permutations([Leaf, Grown, int]))

@@ -250,7 +250,7 @@ def test_a_codec_without_plain_data_is_refused_only_when_an_event_needs_upcastin
 
     codec: EventCodec = Opaque()
     assert decode_event(codec, f"{TYPE}.v3", b"", AsDataclass) == AsDataclass(**ADA)
-    with pytest.raises(EventNotDecodableError, match="Opaque has no `decode_data` and `convert`"):
+    with pytest.raises(EventNotDecodableError, match="Opaque lacks `decode_data` or `convert`"):
         decode_event(codec, f"{TYPE}.v2", b"", AsDataclass)
 
 

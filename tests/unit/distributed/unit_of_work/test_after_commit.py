@@ -24,7 +24,7 @@ async def test_calls_share_the_timeout_and_those_that_found_no_time_left_are_nam
     for number in range(5):
         queue.add(number, call(number))
     began = now()
-    with pytest.raises(AfterCommitError, match="not done within 1 s") as caught:
+    with pytest.raises(AfterCommitError, match="did not end within 1 s") as caught:
         await queue.run("1", "command", None, None, timeout=1.0, errors=[])
     assert now() - began == pytest.approx(1.0)
     assert called == [0, 1, 2]
