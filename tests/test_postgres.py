@@ -72,10 +72,14 @@ async def test_databases_of_one_server_are_isolated(postgres: PostgresServer) ->
             await connection.close()
 
 
-async def test_a_database_is_empty_and_has_no_settings_and_connections_of_the_test_before(server: PostgresServer) -> None:
+async def test_a_database_is_empty_and_has_no_settings_and_connections_of_the_test_before(
+    server: PostgresServer,
+) -> None:
     async with server.database() as url:
         connection = await asyncpg.connect(url)
-        await connection.execute("CREATE TABLE mine (number int); CREATE SCHEMA other; CREATE TABLE other.mine (number int)")
+        await connection.execute(
+            "CREATE TABLE mine (number int); CREATE SCHEMA other; CREATE TABLE other.mine (number int)"
+        )
         await connection.execute("CREATE FUNCTION two() RETURNS int LANGUAGE sql AS 'SELECT 2'")
         await connection.execute(f'ALTER DATABASE "{url.rpartition("/")[2]}" SET default_transaction_read_only = on')
         transaction = connection.transaction()
