@@ -9,7 +9,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -93,6 +93,21 @@ def start_detached(work: Coroutine[Any, Any, T], *, name: str | None = None) -> 
     return asyncio.get_running_loop().create_task(work, name=name, context=Context())
 
 
-async def detached(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in an empty context and return its result. Cancelling the call cancels the coroutine."""
-    return await start_detached(work)
+async def detached(work: Coroutine[Any, Any, T], *, discard: Callable[[T], object] | None = None) -> T:
+    """Run a coroutine in an empty context and return its result. Cancelling the call cancels the coroutine.
+
+    If the cancellation arrives just when the coroutine has ended, `discard` gets the result, which nobody else receives.
+    """
+    results: list[T] = []
+
+    async def keep() -> T:
+        results.append(await work)
+        return results[0]
+
+    try:
+        return await start_detached(keep())
+    except asyncio.CancelledError:
+        work.close()  # in case the task was cancelled before its first step
+        if discard is not None and results:
+            discard(results[0])
+        raise

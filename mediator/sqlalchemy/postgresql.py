@@ -43,7 +43,7 @@ class Connecting:
 
     async def __call__(self, *arguments: Any) -> Any:
         """Open a connection without the caller's context: asyncio would keep that context until the connection closes."""
-        return await detached(self._open(*arguments))
+        return await detached(self._open(*arguments), discard=lambda connection: connection.terminate())
 
     async def _open(self, *arguments: Any) -> Any:
         connect: Any = self._connect

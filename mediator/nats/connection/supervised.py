@@ -18,6 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from mediator.distributed.shield import finish
 from mediator.errors import PublisherUnavailableError
 from mediator.logger import Guard, Logger, RateLimitedLogger
 from mediator.nats.connection.internals import abort, stop_sending
@@ -28,6 +29,7 @@ RETRY_SECONDS = 0.5
 _PROBE_SUBJECT = "$JS.API.INFO"
 _PROBE_SECONDS = 2.0
 _CLOSE_SECONDS = 1.0
+_UNSUBSCRIBE_SECONDS = 1.0
 _STUCK_SECONDS = 15.0
 
 
@@ -250,7 +252,13 @@ async def listen(
 ) -> Subscription:
     """Subscribe to a subject. nats-py calls `callback` with each message, in a task with an empty context."""
     subscribing = client.subscribe(subject, queue=queue, cb=callback)  # pyright: ignore[reportUnknownMemberType]  # a Future
-    return await detached(subscribing)
+    discarded: list[Subscription] = []
+    try:
+        return await detached(subscribing, discard=discarded.append)
+    except asyncio.CancelledError:
+        for subscription in discarded:
+            await finish(subscription.unsubscribe(), _UNSUBSCRIBE_SECONDS)
+        raise
 
 
 async def withdraw(client: Client, subscriptions: Sequence[Subscription], seconds: float) -> None:
