@@ -175,6 +175,14 @@ class Guard:
         return result
 
 
+def _loop_time() -> float:
+    """Return the time of the running event loop, whose timers end the periods; the monotonic time if none runs."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic()
+
+
 @dataclass(slots=True)
 class _Period:
     begun: float
@@ -189,12 +197,12 @@ class RateLimitedLogger:
     """
 
     def __init__(
-        self, log: Logger, *, lines: int = 10, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic
+        self, log: Logger, *, lines: int = 10, seconds: float = 10.0, clock: Callable[[], float] | None = None
     ) -> None:
         self._log = log
         self._lines = lines
         self._seconds = seconds
-        self._clock = clock
+        self._clock = clock or _loop_time
         self._periods: dict[str, _Period] = {}
 
     def info(self, event: str, /, **fields: object) -> bool:
