@@ -11,7 +11,8 @@ from tests.unit.virtual_time import in_virtual_time, now
 
 
 def limited(lines: int = 3) -> RateLimitedLogger:
-    return RateLimitedLogger(Logger(worker="x"), lines=lines, seconds=10.0, clock=now)
+    """Return a logger that takes the time of the running event loop, which here is virtual."""
+    return RateLimitedLogger(Logger(worker="x"), lines=lines, seconds=10.0)
 
 
 @in_virtual_time
