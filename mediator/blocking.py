@@ -285,7 +285,9 @@ class _Stream:
     def end(self, running: Future[None], error: BaseException | None) -> None:
         """Close the stream, wait until it is closed, and raise the error of closing if there is one."""
         if not running.done() and self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed, so the task of the stream has ended
+            with suppress(
+                RuntimeError
+            ):  # a RuntimeError means that the loop is closed; then the task of the stream has ended
                 self._loop.call_soon_threadsafe(self._asked.put_nowait, error)
             _result(running)
 

@@ -43,8 +43,8 @@ def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]
     """Return the event flows of a container, without calling any provider.
 
     A publisher may publish the events that handlers and behaviors raise, the events in the imported `packages`, and the
-    events in the packages of handlers and behaviors. From the last group, a domain is left out if the container handles
-    one of its events, because the domain then belongs to another application.
+    events in the packages of handlers and behaviors. These packages may also declare events of other applications, which
+    the container handles. Therefore an event from there is left out if the container handles any event of its domain.
     A subscription belongs to a consumer, and delivers the events that the consumer's mediator handles.
     """
     graph = Graph(container)

@@ -141,8 +141,8 @@ def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[
 def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
     """For the block, detach earlier providers (see `earlier_providers`) from the providers that they override.
 
-    If the earlier `clock` overrides `timer`, copying `clock` would also copy `timer`, and a copy of the earlier `clock`
-    would override that copy. After the block, `timer` is copied, and the redeclared `clock` overrides the copy.
+    A redeclared `clock` may contain the earlier `clock`, which overrides `timer`. Without the block, copying the redeclared
+    `clock` would copy `timer` too, overridden by the earlier `clock`. Now the redeclared `clock` overrides its copy.
     """
     overridden = [(provider, target) for provider in earlier for target in tuple(provider.overrides)]
     for provider, target in overridden:

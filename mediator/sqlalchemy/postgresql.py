@@ -53,8 +53,8 @@ class Connecting:
     def hide(self, text: str) -> str:
         """Return an error text of the driver without the values of options.
 
-        When the value of an option contains an @, the option may be a part of a password that was not percent-encoded.
-        In this case, the names of all options are removed, too.
+        A password that contains an unencoded `?` ends there, and the rest of the password is read as options. So when a
+        value contains an @, as before the host, the names of all options are removed, too.
         """
         places = {str(self._arguments.get(name)) for name in _PLACES}
         options = {name: value for name, value in self._arguments.items() if name not in _PLACES}
@@ -231,7 +231,8 @@ class PostgresqlDatabase(Database):
 
 
 ENCODING_REMEDY = (
-    "Create it with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and connect with client_encoding = 'UTF8'"
+    "Create the database with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and connect with "
+    "client_encoding = 'UTF8'"
 )
 
 

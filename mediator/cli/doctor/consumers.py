@@ -21,7 +21,7 @@ _REPORTED_SEPARATELY = ("max_deliver is", "ack_wait is", OTHER_ORDERING)
 _FULL = 0.8
 """A group counts as nearly full when at least this share of its places is held."""
 _FAILING_PER_SECOND = 0.1
-"""A group should have enough places if this many events fail per second, and each keeps a place until its last try."""
+"""Failing events per second that a group must be able to bear. Each of them holds a place until its last try."""
 _ADD_PLACES = (
     "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays`, a lower `max_attempts` or a "
     "parking. In `fatal_errors`, list the errors that no retry can solve."

@@ -68,9 +68,9 @@ class Outages:
     def note(self, results: Sequence[PublishResult]) -> Exception | None:
         """Update the outages and the suspected domains from the results of one publish call.
 
-        Results of events that were held back are ignored. If the broker stored or refused at least one event, or if
-        every error concerns a single stream, return `None`. Otherwise the whole broker may be unavailable: suspect the
-        domains of the failed events, and return an error that may concern the whole broker.
+        Results of events that were held back are ignored. Return `None` if the broker stored or refused at least one
+        event, or if each error can only concern the stream of its own domain. Otherwise the whole broker may be
+        unavailable: suspect the domains of the failed events, and return an error that may concern the whole broker.
         """
         failed: dict[str, Exception] = {}
         answered: set[str] = set()
@@ -95,9 +95,9 @@ class Outages:
     def forget(self, *, left_out: Collection[str], results: Sequence[PublishResult]) -> None:
         """Forget the outages of all domains that are neither in `left_out` nor in `results`.
 
-        Call this after the last claim, when only the domains in `left_out` may have more events. `results` are the
-        results of that claim. A domain without events gets no results, so no result would ever end its outage. Nothing
-        is logged, because the stream may still be unavailable.
+        Call this when the outbox has no more events, except those of the domains in `left_out`, which were not claimed.
+        `results` are the results of the last batch. A domain without events gets no results, so no result would ever
+        end its outage. Nothing is logged, because the stream may still be unavailable.
         """
         waiting = {*left_out, *(_domain(result) for result in results)}
         for domain in self._outages.keys() - waiting:

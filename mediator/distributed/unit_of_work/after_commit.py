@@ -109,7 +109,7 @@ class AfterCommitQueue:
 
 
 def _own(error: BaseException, message: object) -> CommittedError | None:
-    """Return the error that reports the commit of the notification's transaction: `error` or one of its causes."""
+    """Return the error that reports that the handlers of `message` have committed: `error` or one of its causes."""
     found: CommittedError | None = None
     each: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
@@ -131,9 +131,9 @@ def _grouped(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def _has_committed(error: BaseException, message: object) -> bool:
-    """Return whether the transaction of the notification had committed before `error` was raised.
+    """Return whether the handlers of `message` had committed before `error` was raised.
 
-    A group holds the errors of handlers that commit separately. All of these handlers must have committed.
+    A group holds the errors of handlers that commit separately. For a group, return whether all of them have committed.
     """
     if grouped := _grouped(error):
         return all(_has_committed(each, message) for each in grouped)
@@ -141,10 +141,9 @@ def _has_committed(error: BaseException, message: object) -> bool:
 
 
 def _not_committed(error: BaseException, message: object) -> list[object]:
-    """Return the notifications to publish again.
+    """Return the notifications to publish again: `message`, unless its handlers have committed, and failed further ones.
 
-    These are the given notification, unless its transaction committed, and all notifications that were to be published
-    after this commit and failed.
+    The further ones were added by the handlers of `message`, to be published after their commit.
     """
     itself = [] if _has_committed(error, message) else [message]
     return [*itself, *_following(error, message)]

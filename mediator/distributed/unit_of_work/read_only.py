@@ -73,5 +73,5 @@ def described(transaction: Transaction) -> str:
 
 
 def lack_of_storing(left: Sequence[str]) -> NoUnitOfWorkError:
-    """Return the error for changes or recorded events that no running unit of work could store."""
+    """Return the error for changes or recorded events that were not stored, because no unit of work was running."""
     return lack_of_unit_of_work(f"Storing {', '.join(left)}")

@@ -341,7 +341,9 @@ class DeliveryConformance(TransportSuite):
         async with self.holding(event("a", "k"), event("b", "k")) as transport:
             async with self.reading(transport, ack_wait=0.5) as reader:
                 await (await reader.hold_one()).term("it cannot be read:\n" + "\x1b[31m" * 500)
-                await (await reader.hold_one()).nak(0.8)  # longer than `ack_wait`, so that "a" could come again
+                await (await reader.hold_one()).nak(
+                    0.8
+                )  # longer than `ack_wait`: if `term` had failed, "a" would come again before "b"
                 assert await reader.take_ids() == ["b"]
             async with self.reading(transport, "other") as reader:
                 assert await reader.take_ids(2) == ["a", "b"]
@@ -603,7 +605,7 @@ class ForeignMessagesConformance(TransportSuite):
 
     @_foreign
     async def test_the_type_and_the_key_of_a_broken_cloudevent_are_read(self) -> None:
-        """Without its key, the parked message would not block the later events of the key."""
+        """The key is needed, because the parked message has to hold back the later events of its key."""
         document = _ATTRIBUTES | {"partitionkey": "k", "time": "tomorrow"}
         broken = (await self._delivered(_STRUCTURED, json.dumps(document).encode())).unreadable
         assert (broken.type, broken.partitionkey) == (f"{TYPE}.v1", "k")
