@@ -9,14 +9,17 @@ from datetime import datetime
 from typing import Any, Literal
 
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.starts import LastStart, Start
 from mediator.distributed.storable import time_text
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import ParkedEventBlockedError
+from mediator.errors import ClaimLostError, ParkedEventBlockedError
 from mediator.printable import text_of
 
 Direction = Literal["in", "out"]
 
 _LONGEST_ERROR = 4096
+CLAIM_SECONDS: float = 60.0
+"""Seconds after which an event is due again when the process that claimed it has died before its handlers started."""
 
 
 class ParkReason(enum.StrEnum):
@@ -32,8 +35,10 @@ class ParkReason(enum.StrEnum):
     """The message is not an event, or its payload does not decode to the event class."""
     UNKNOWN_TYPE = "unknown-type"
     """No handler in this application handles the type and version of the event."""
+    WAITING = "waiting"
+    """The handlers of the event failed. The consumer tries the event again by itself when it is due."""
     KEY_PARKED = "key-parked"
-    """An earlier event of the same partition key is parked. This event itself did not fail."""
+    """An earlier event of the same partition key is parked or waits. This event itself did not fail."""
     REFUSED = "refused"
     """The broker refused to store the event (direction `out`)."""
 
@@ -62,6 +67,12 @@ class ParkedEvent:
         parked_at: When the event was parked, in seconds since the epoch, by the clock of the database; `None` before
             the event is stored.
         number: The number among the parked events; 0 before the event is stored.
+        ordered: Whether later events of the key have to wait for this event. `False` in a group without order.
+        due_at: When the consumer tries the event again by itself, in seconds since the epoch, by the clock of the
+            database; `None` if the event waits for a person or for an earlier event of its key.
+        tries: The number of failed later tries.
+        last_start: What is known about the last later try: the process may have died in it.
+        claim: The number of times that a consumer has claimed the event. It tells a claim from a later claim.
     """
 
     direction: Direction
@@ -82,14 +93,20 @@ class ParkedEvent:
     attempts: int
     parked_at: float | None = None
     number: int = 0
+    ordered: bool = True
+    due_at: float | None = None
+    tries: int = 0
+    last_start: LastStart = LastStart.ENDED
+    claim: int = 0
 
     @property
     def ordering_key(self) -> tuple[str, str, str | int]:
         """The direction, consumer and partition key. Events for which all three are equal are kept in order.
 
-        If the event has no partition key, the last part is the number of the event.
+        If the event has no partition key, or its group keeps no order, the last part is the number of the event.
         """
-        return self.direction, self.consumer, self.number if self.partition_key is None else self.partition_key
+        stands_alone = self.partition_key is None or not self.ordered
+        return self.direction, self.consumer, self.number if stands_alone else self.partition_key or ""
 
     def log_fields(self) -> dict[str, Any]:
         """Return the fields that describe the event in log lines, without the payload."""
@@ -162,6 +179,7 @@ class ParkedFilter:
         key: Only events of this partition key.
         reason: Only events parked for this reason.
         since: Only events parked at this time or later, in seconds since the epoch.
+        waiting: Only events that the consumer tries again by itself (`True`), or only other events (`False`).
     """
 
     numbers: Sequence[int] | None = None
@@ -171,6 +189,7 @@ class ParkedFilter:
     key: str | None = None
     reason: str | None = None
     since: float | None = None
+    waiting: bool | None = None
 
     def __contains__(self, event: ParkedEvent) -> bool:
         """Return whether an event matches."""
@@ -179,7 +198,8 @@ class ParkedFilter:
         fits = all(want in (None, have) for want, have in zip(wanted, found, strict=True))
         chosen = self.numbers is None or event.number in self.numbers
         recent = self.since is None or (event.parked_at is not None and event.parked_at >= self.since)
-        return fits and chosen and recent
+        waits = self.waiting is None or self.waiting == (event.due_at is not None)
+        return fits and chosen and recent and waits
 
 
 class Parking(ABC):
@@ -192,10 +212,11 @@ class Parking(ABC):
     """
 
     @abstractmethod
-    async def park(self, event: ParkedEvent, /) -> bool:
+    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
         """Park an incoming event and record the event in the inbox, both in a new transaction, and return true.
 
-        If the event has already taken effect or is already parked, change nothing and return false.
+        With `due_in`, the event is due after this many seconds, and its consumer then claims it. If the event has already
+        taken effect or is already parked, change nothing and return false.
         """
 
     @abstractmethod
@@ -238,7 +259,55 @@ class Parking(ABC):
             ParkedEventNotFoundError: The event is not parked, or no longer parked.
         """
 
-    async def reserve(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
+    @abstractmethod
+    async def claim(self, consumer: str, /) -> ParkedEvent | None:
+        """Claim the event of a consumer that is due for the longest time, and return it; `None` if no event is due.
+
+        The claim has a new number (`claim`), and the event becomes due again after `CLAIM_SECONDS`, in case the process
+        dies. An event that a transaction has reserved is left out. A claim costs the same however many events wait.
+        """
+
+    @abstractmethod
+    async def due_in(self, consumer: str, /) -> float | None:
+        """Return the seconds until the next event of a consumer is due; `None` if no event waits."""
+
+    @abstractmethod
+    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False) -> Start:
+        """Count a start of the handlers of a claimed event, in a transaction of its own.
+
+        At most `limit` starts are allowed, as with `Inbox.start`; `attempts` counts them.
+
+        Raises:
+            ClaimLostError: The claim is over: the event was claimed again, or is no longer parked.
+        """
+
+    @abstractmethod
+    async def postpone(
+        self,
+        event: ParkedEvent,
+        /,
+        *,
+        due_in: float | None,
+        reason: ParkReason = ParkReason.WAITING,
+        error: str | None = None,
+        started: bool = True,
+        failed: bool = True,
+    ) -> None:
+        """End a start of a claimed event whose handlers did not succeed. Later tries go on after `due_in` seconds.
+
+        Args:
+            event: The event as `claim` returned it.
+            due_in: Seconds until the next later try; `None` if the event waits for a person from now on.
+            reason: The reason for which the event is parked from now on.
+            error: The text of the error; `None` keeps the text that is stored.
+            started: Whether the counted start counts. `False` takes it back.
+            failed: Whether the later try counts in `tries`.
+
+        Raises:
+            ClaimLostError: The claim is over: the event was claimed again, or is no longer parked.
+        """
+
+    async def reserve(self, unit_of_work: UnitOfWork, number: int, /, *, claim: int | None = None) -> ParkedEvent:
         """Reserve and return an event for the running transaction. Call `take` after the handlers.
 
         Other transactions that change the event wait until the running transaction ends. The key of the event is not
@@ -250,17 +319,23 @@ class Parking(ABC):
         Raises:
             ParkedEventNotFoundError: The event is not parked, or no longer parked.
             ParkedEventBlockedError: An earlier event of its key is parked.
+            ClaimLostError: `claim` is given, and the event was claimed again.
         """
         del unit_of_work
         event = await self.get(number)
+        if claim is not None and event.claim != claim:
+            raise ClaimLostError(f"another process has claimed parked event {number}")
         head = await self.head(event)
         if head is not None and head.number < number:
             raise ParkedEventBlockedError(number, head.number)
         return event
 
     @abstractmethod
-    async def take(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
+    async def take(self, unit_of_work: UnitOfWork, number: int, /, *, release_next: bool = False) -> ParkedEvent:
         """Remove an event that was handled in the running transaction, and lock its key until the transaction ends.
+
+        With `release_next`, the next event of the key becomes due at the commit, if it was parked only because of this
+        event.
 
         Raises:
             ParkedEventNotFoundError: The event is not parked, or no longer parked.

@@ -2,7 +2,7 @@
 
 from mediator.distributed.inbox.consumer import EventConsumer, usual_concurrency
 from mediator.distributed.inbox.handler import DistributedEventHandler, current_delivery
-from mediator.distributed.inbox.port import CLOCK_MARGIN, Admission, Inbox, LastStart, Start, needed_retention, refusal
+from mediator.distributed.inbox.port import CLOCK_MARGIN, Admission, Inbox, needed_retention
 from mediator.distributed.inbox.replay import ParkedReplay, Replayed
 from mediator.distributed.inbox.retries import RetrySchedule, retry_schedule
 from mediator.distributed.inbox.subscription import (
@@ -13,6 +13,7 @@ from mediator.distributed.inbox.subscription import (
     UnreadableMessage,
     not_of,
 )
+from mediator.distributed.starts import LastStart, Start, refusal
 
 __all__ = [
     "CLOCK_MARGIN",

@@ -19,12 +19,13 @@ from mediator.distributed.events import DistributedEvent, split_wire_type
 from mediator.distributed.inbox.handling import Handling, HandlingParts
 from mediator.distributed.inbox.identity import EventIdentity, identity_of, key_of, parked_delivery
 from mediator.distributed.inbox.outage import DatabaseOutage, is_backlog, is_outage, is_unwritable
-from mediator.distributed.inbox.port import Admission, Inbox, Start
+from mediator.distributed.inbox.port import Admission, Inbox
 from mediator.distributed.inbox.retries import RetrySchedule
 from mediator.distributed.inbox.shared_lock import Guard, SharedLock
 from mediator.distributed.inbox.subscription import Delivery
 from mediator.distributed.parking import ParkedEvent, Parking, ParkReason
 from mediator.distributed.shield import alongside, finish, is_own_cancellation
+from mediator.distributed.starts import Start
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import EventNotDecodableError
 from mediator.logger import Logger, RateLimitedLogger
