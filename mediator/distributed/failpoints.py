@@ -42,6 +42,9 @@ NAMES = (
     "consumer.after_failure",
     "consumer.after_take_back",
     "replay.after_take",
+    "later.after_claim",
+    "later.after_count",
+    "later.after_failure",
 )
 """The names of all failpoints."""
 

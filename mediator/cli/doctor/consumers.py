@@ -22,10 +22,7 @@ _FULL = 0.8
 """A group counts as nearly full when at least this share of its places is held."""
 _FAILING_PER_SECOND = 0.1
 """Failing events per second that a group must be able to bear. Each of them holds a place until its last try."""
-_ADD_PLACES = (
-    "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays`, a lower `max_attempts` or a "
-    "parking. In `fatal_errors`, list the errors that no retry can solve."
-)
+_ADD_PLACES = "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays` or a parking. In `fatal_errors`, list the errors that no retry can solve."
 
 
 class Consumers(Check):
@@ -159,7 +156,7 @@ def _places_of(installation: Installation, broker: Broker, state: ConsumerState)
     for each in installation.consumers:
         is_same = each.broker is broker.connection and state.stream in each.streams and state.name == each.group
         if is_same and each.ordering == "none":
-            return _Places(state.max_ack_pending, each.retries.longest if each.parks else math.inf)
+            return _Places(state.max_ack_pending, each.retries.longest)
     return None
 
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from mediator.blocks import asynccontextmanager
@@ -290,8 +289,8 @@ class _InstallationReader:
             reached = self._graph.reachable([provider])
             ordering: Ordering = await self._ordering(provider) or "none"
             given = await self._setting(provider, "concurrency", check_counts)
-            attempts = await self._setting(provider, "max_attempts", check_counts)
-            delays = await self._setting(provider, "retry_delays", partial(_check_delays, ordering))
+            delays = await self._setting(provider, "retry_delays", _check_delays)
+            parks = _arguments(provider).get("parking") is not None
             found = (each for each in self._flows if each.port in reached)
             flow = next((e for e in found if isinstance(self._values.get(e.port), NatsEventSubscription)), None)
             wanted = self._wanted.get(flow.port, Topology()) if flow else Topology()
@@ -305,22 +304,22 @@ class _InstallationReader:
                     streams=tuple(stream.name for stream in wanted.streams),
                     broker=self._values[flow.port].connection if flow else None,
                     inboxes=tuple(store for store in self._to.inboxes if store.provider in reached),
-                    retries=_schedule(ordering, attempts, delays),
-                    parks=_arguments(provider).get("parking") is not None,
+                    retries=_schedule(delays, parks=parks),
+                    parks=parks,
                 )
             )
 
 
-def _check_delays(ordering: Ordering, *, retry_delays: Sequence[float]) -> None:
-    retry_schedule(ordering, delays=retry_delays)
+def _check_delays(*, retry_delays: Sequence[float]) -> None:
+    retry_schedule(parks=False, retry_delays=retry_delays)
 
 
-def _schedule(ordering: Ordering, attempts: int | None, delays: Sequence[float] | None) -> RetrySchedule:
+def _schedule(delays: Sequence[float] | None, *, parks: bool) -> RetrySchedule:
     """Return the retry schedule of a consumer; the default schedule when the consumer's settings conflict."""
     try:
-        return retry_schedule(ordering, attempts, delays)
+        return retry_schedule(parks=parks, retry_delays=delays)
     except SettingError:
-        return retry_schedule(ordering)
+        return retry_schedule(parks=parks)
 
 
 def _check_ordering(*, ordering: object) -> None:

@@ -10,10 +10,12 @@ from mediator.distributed import failpoints
 from mediator.distributed.backoff import Backoff
 from mediator.distributed.callers import EventAuthenticator, trust_stream
 from mediator.distributed.cleaning import keep_clean
+from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import DistributedEvent, readable_types, split_wire_type
 from mediator.distributed.inbox.handler import DistributedEventHandler
 from mediator.distributed.inbox.handling import Handling, HandlingParts
 from mediator.distributed.inbox.identity import identity_of
+from mediator.distributed.inbox.later_tries import LaterTries
 from mediator.distributed.inbox.outage import DatabaseOutage
 from mediator.distributed.inbox.port import Admission, Inbox, needed_retention
 from mediator.distributed.inbox.processing import Processing, ProcessingParts
@@ -51,9 +53,10 @@ class EventConsumer:
 
     Each delivery has its own scope and transaction. The transaction first records the event in the inbox, then runs the
     handlers, then stores the events that the handlers raise, and commits. After the commit the delivery is
-    acknowledged. When a handler fails, the event is redelivered after a pause. After `max_attempts` starts of the
-    handlers, the event is parked (dead-lettered). Starts in which the process died count too. An event that can never
-    be handled is parked at once: see `fatal_errors`. No event is ever dropped.
+    acknowledged. When a handler fails, the event is redelivered after a short pause (`retry_delays`). After these quick
+    tries the event is set aside in the database, and the consumer tries the event again by itself (`later_delays`). After
+    the last later try the event is parked (dead-lettered). Starts in which the process died count too. An event that can
+    never be handled is parked at once: see `fatal_errors`. No event is ever dropped.
 
     While the database is unavailable, or its outbox is full, the consumer waits. A start does not count if an outage, a
     full outbox or a stop of the consumer interrupted the start. When a process dies, each event that the process was
@@ -61,8 +64,8 @@ class EventConsumer:
     the cause.
 
     With `ordering="key"` the events of one partition are handled strictly one after the other, and all events of a key
-    are in one partition. Events of different partitions are handled concurrently. Once an event is parked, the later
-    events of its key are parked behind that event. So a replay can keep the order.
+    are in one partition. Events of different partitions are handled concurrently. Once an event is set
+    aside or parked, the later events of its key are parked behind that event. They follow in order once it succeeded.
 
     Args:
         subscription: Delivers the events.
@@ -79,11 +82,12 @@ class EventConsumer:
             these events takes one place. If there are several places, an eighth of them (at least one) is kept free for
             event types of which no handler is running. So no event type takes all places.
         prefetch: The largest number of unacknowledged events in this process.
-        max_attempts: How often the handlers of an event are started at most; by default once more than there are
-            `retry_delays`.
-        retry_delays: The pauses after the failures of an event, in seconds; the last pause is repeated. The default
-            goes from 0 s to 10 min. With `ordering="key"` the default is 0 s, 1 s and 3 s, and all pauses of an event
-            together may last 5 s at most.
+        retry_delays: The pauses before the quick tries of an event, in seconds; by default 0 s, 1 s and 3 s. During a pause
+            the event keeps its place at the broker, so all pauses of an event together may last 5 s at most. Without
+            parking, pauses may be longer, the last pause is repeated, and the default goes from 0 s to 10 min.
+        later_delays: The pauses before the later tries of an event, in seconds; by default 30 s, 2 min, 10 min, 1 h and
+            6 h, and none without parking. During a pause the event waits in the database. Later tries use at most a
+            quarter of the places, but at least one.
         fatal_errors: Further errors after which an event is parked at once, because another attempt would fail again.
             `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always fatal.
         handler_timeout: How long the handlers of one event may take, in seconds, before they are cancelled.
@@ -110,8 +114,8 @@ class EventConsumer:
         ordering: Ordering = "none",
         concurrency: int | None = None,
         prefetch: int = 64,
-        max_attempts: int | None = None,
         retry_delays: tuple[float, ...] | list[float] | None = None,
+        later_delays: tuple[float, ...] | list[float] | None = None,
         fatal_errors: tuple[type[Exception], ...] = (),
         handler_timeout: float = 300.0,
         unknown_type_grace: float = 300.0,
@@ -125,7 +129,7 @@ class EventConsumer:
         self._inbox = inbox
         self._mediator = mediator
         self._ordering: Ordering = _checked_ordering(ordering, parking)
-        self._retries = retry_schedule(ordering, max_attempts, retry_delays)
+        self._retries = retry_schedule(parks=parking is not None, retry_delays=retry_delays, later_delays=later_delays)
         self._fatal_errors = _checked_errors(fatal_errors)
         self._concurrency = usual_concurrency(ordering) if concurrency is None else concurrency
         self._prefetch = prefetch
@@ -161,6 +165,7 @@ class EventConsumer:
         parts, prefetch = self._parts(), max(self._prefetch, self._concurrency)
         event_types = sorted({split_wire_type(wire)[0] for wire in parts.classes})
         self._log.info("consumer started", event_types=event_types)
+        places = asyncio.Semaphore(self._concurrency)
         try:
             queue = FairQueue[Delivery](event_types, self._concurrency)
             async with (
@@ -176,7 +181,11 @@ class EventConsumer:
                         self._hand_back_stuck(queue, min(self._concurrency, max(1, prefetch // (2 * streams))))
                     )
                 for _ in range(self._concurrency):
-                    group.create_task(self._work(queue, parts))
+                    group.create_task(self._work(queue, parts, places))
+                if self.parking is not None and self._retries.later:
+                    later = LaterTries(parts, self.parking, self._read, places, self._drain_timeout)
+                    for _ in range(max(1, self._concurrency // 4)):
+                        group.create_task(later.run())
         finally:
             self._log.info("consumer stopped")
 
@@ -192,13 +201,7 @@ class EventConsumer:
         parking = self.parking
         if parking is None:
             raise SettingError("parking", None, "a consumer without parking has nothing to replay")
-        stored_at = datetime.fromisoformat(parked.time)
-        envelope = self._subscription.read(
-            parked.headers, parked.data, fallback_id=parked.event_id, stored_at=stored_at
-        )
-        event_class = self._event_classes().get(envelope.type)
-        if event_class is None:
-            raise EventNotDecodableError(envelope.type, "no handler in this application handles this type and version")
+        envelope, event_class = self._read(parked)
 
         async def admit(unit_of_work: UnitOfWork) -> Admission:
             await parking.reserve(unit_of_work, parked.number)
@@ -214,6 +217,16 @@ class EventConsumer:
             suspect = parked.reason == ParkReason.PROCESS_DIED
             await (guard.exclusive(parked.attempts) if suspect else guard.shared())
             await handling.run()
+
+    def _read(self, parked: ParkedEvent) -> tuple[CloudEvent, type[DistributedEvent]]:
+        stored_at = datetime.fromisoformat(parked.time)
+        envelope = self._subscription.read(
+            parked.headers, parked.data, fallback_id=parked.event_id, stored_at=stored_at
+        )
+        event_class = self._event_classes().get(envelope.type)
+        if event_class is None:
+            raise EventNotDecodableError(envelope.type, "no handler in this application handles this type and version")
+        return envelope, event_class
 
     def _parts(self) -> ProcessingParts:
         return ProcessingParts(
@@ -296,13 +309,17 @@ class EventConsumer:
             for delivery in [*deliveries]:
                 await delivery.in_progress()
 
-    async def _work(self, queue: FairQueue[Delivery], parts: ProcessingParts) -> None:
+    async def _work(self, queue: FairQueue[Delivery], parts: ProcessingParts, places: asyncio.Semaphore) -> None:
         stopping = asyncio.Event()
         while True:
             event_type, delivery = await queue.take()
             self._handed_back.pop((delivery.subject, delivery.sequence), None)
             try:
-                await drain(self._settle(parts, delivery, stopping), self._drain_timeout, stopping)
+                await self._place(places, delivery)
+                try:
+                    await drain(self._settle(parts, delivery, stopping), self._drain_timeout, stopping)
+                finally:
+                    places.release()
             except asyncio.CancelledError as error:
                 if is_own_cancellation(error):
                     raise
@@ -310,6 +327,14 @@ class EventConsumer:
                 await asyncio.sleep(_CANCELLED_PAUSE)
             finally:
                 queue.done(event_type)
+
+    async def _place(self, places: asyncio.Semaphore, delivery: Delivery) -> None:
+        """Wait for a place, because later tries take places too. When the consumer is stopped, hand the delivery back."""
+        try:
+            await places.acquire()
+        except asyncio.CancelledError:
+            await delivery.nak(0)
+            raise
 
     async def _settle(self, parts: ProcessingParts, delivery: Delivery, stopping: asyncio.Event) -> None:
         async with alongside(self._keep_here([delivery])):

@@ -48,9 +48,9 @@ def identity_of(consumer: str, delivery: Delivery) -> EventIdentity:
 
 
 def parked_delivery(
-    consumer: str, delivery: Delivery, reason: ParkReason, error: BaseException | str, *, attempts: int
+    consumer: str, delivery: Delivery, reason: ParkReason, error: BaseException | str, *, attempts: int, ordered: bool
 ) -> ParkedEvent:
-    """Return the parked form of a delivery."""
+    """Return the parked form of a delivery. `ordered` says whether later events of its key have to wait for it."""
     identity, event = identity_of(consumer, delivery), delivery.event
     return ParkedEvent(
         direction="in",
@@ -69,6 +69,7 @@ def parked_delivery(
         reason=reason,
         error=error_text(error),
         attempts=attempts,
+        ordered=ordered,
     )
 
 

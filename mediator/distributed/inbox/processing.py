@@ -32,7 +32,7 @@ from mediator.logger import Logger, RateLimitedLogger
 from mediator.printable import shown, shown_error, text_of, traceback_of
 from mediator.transactions import Outcome
 
-_TAKE_BACK_SECONDS = 0.9
+TAKE_BACK_SECONDS: float = 0.9
 """Longest time that a stopping consumer waits for the database to remove a start from the count, in seconds."""
 _ALONE_SECONDS = 10.0
 """A suspect is handled alone for at most this many seconds. In the last allowed start, the suspect stays alone.
@@ -40,6 +40,7 @@ _ALONE_SECONDS = 10.0
 An event that kills its process usually does so within this time.
 """
 
+DIED_TEXT: str = "the process ended in the last start of the event's handlers, while no other event was being handled"
 _CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
 """Reasons that a publisher can cause at will. Their log lines are rate-limited, but every event is parked."""
 
@@ -103,7 +104,7 @@ class Attempt:
         self._log = parts.log
         self._inbox = parts.inbox
         self._row = (identity.consumer, identity.source, identity.event_id)
-        self._limit = parts.retries.max_attempts if parts.parking is not None else _WITHOUT_LIMIT
+        self._limit = int(min(parts.retries.quick_attempts, _WITHOUT_LIMIT))
 
     @property
     def number(self) -> int:
@@ -161,7 +162,7 @@ class Attempt:
     async def take_back(self) -> None:
         """Remove the start from the count, if the database answers in time."""
         if self._has_begun():
-            done = await finish(self._inbox.take_back(*self._row), _TAKE_BACK_SECONDS)
+            done = await finish(self._inbox.take_back(*self._row), TAKE_BACK_SECONDS)
             if done.failure is not None or not done.task.done():
                 self._log.warning("attempt counted", event_id=self._row[2], error=shown_error(done.failure))
             await failpoints.reach("consumer.after_take_back")
@@ -324,9 +325,11 @@ class Processing:
             return await self._set_aside(ParkReason.UNDECODABLE, error)
         if isinstance(error, self._parts.fatal_errors):
             return await self._set_aside(ParkReason.FATAL_ERROR, error)
-        if attempt >= self._parts.retries.max_attempts:
-            return await self._set_aside(ParkReason.HANDLER_FAILED, error)
-        return await self._try_again(error, self._parts.retries.delay(attempt, self._parts.rng))
+        retries, rng = self._parts.retries, self._parts.rng
+        if attempt < retries.quick_attempts:
+            return await self._try_again(error, retries.quick_delay(attempt, rng))
+        due_in = retries.later_delay(0, rng)
+        return await self._set_aside(ParkReason.HANDLER_FAILED if due_in is None else ParkReason.WAITING, error, due_in)
 
     def _leave_full_outbox(self) -> None:
         """If the outbox was full at an earlier try of the event, record that the outbox has room again."""
@@ -378,10 +381,12 @@ class Processing:
 
     # Parking.
 
-    async def _set_aside(self, reason: ParkReason, error: BaseException | None) -> Settlement:
+    async def _set_aside(
+        self, reason: ParkReason, error: BaseException | None, due_in: float | None = None
+    ) -> Settlement:
         if self._parts.parking is None:
             return await self._try_again(error, self._pause())
-        return await self._park(self._parked(reason, error), error)
+        return await self._park(self._parked(reason, error), error, due_in)
 
     def _parked(self, reason: ParkReason, error: BaseException | None) -> ParkedEvent:
         attempts = self._attempt.number
@@ -389,30 +394,33 @@ class Processing:
         if reason is ParkReason.KEY_PARKED:
             attempts, text = 0, "an earlier event of its key is parked"
         elif reason is ParkReason.PROCESS_DIED:
-            text = "the process ended in the last start of the event's handlers, while no other event was being handled"
-        return parked_delivery(self._parts.group, self._delivery, reason, text, attempts=attempts)
+            text = DIED_TEXT
+        ordered = self._parts.ordered
+        return parked_delivery(self._parts.group, self._delivery, reason, text, attempts=attempts, ordered=ordered)
 
-    async def _park(self, event: ParkedEvent, error: BaseException | None) -> Settlement:
-        self._decided = partial(self._park, event, error)
+    async def _park(self, event: ParkedEvent, error: BaseException | None, due_in: float | None) -> Settlement:
+        """Park an event for a person or, with `due_in`, until its first later try in so many seconds."""
+        self._decided = partial(self._park, event, error, due_in)
         if self._parts.parking is not None:
             await failpoints.reach("consumer.before_park")
             try:
-                parked = await self._parts.parking.park(event)
+                parked = await self._parts.parking.park(event, due_in=due_in)
             except Exception as failure:  # instead of being parked, the event is tried again
                 await self._refuse_outage(failure)
                 self._parts.log.warning("event not parked", **self._of_failure(failure))
                 return await self._try_again(error or failure, self._pause())
             if parked:
-                self._log_parked(event, error)
+                self._log_parked(event, error, due_in)
             await failpoints.reach("consumer.after_park")
         return self._terminate
 
-    def _log_parked(self, event: ParkedEvent, error: BaseException | None) -> None:
+    def _log_parked(self, event: ParkedEvent, error: BaseException | None, due_in: float | None = None) -> None:
         follows = event.reason == ParkReason.KEY_PARKED
         log = self._parts.limited_log if event.reason in _CAUSED_BY_PUBLISHERS else self._parts.log
         (log.warning if follows else log.error)(
-            "event parked",
+            "event parked" if due_in is None else "event set aside",
             **event.log_fields(),
+            retry_in=None if due_in is None else round(due_in, 3),
             error=type(error).__name__ if error is not None else None,
             subject=event.subject,
             sequence=event.sequence,
@@ -453,7 +461,7 @@ class Processing:
         return lambda: self._delivery.nak(pause)
 
     def _pause(self) -> float:
-        return self._parts.retries.delay(self._delivery.attempt, self._parts.rng)
+        return self._parts.retries.quick_delay(self._delivery.attempt, self._parts.rng)
 
     async def _give_up(self) -> None:
         """Hand the delivery back at once, for another process. The start of the event does not count."""
