@@ -22,7 +22,10 @@ _FULL = 0.8
 """A group counts as nearly full when at least this share of its places is held."""
 _FAILING_PER_SECOND = 0.1
 """Failing events per second that a group must be able to bear. Each of them holds a place until its last try."""
-_ADD_PLACES = "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays` or a parking. In `fatal_errors`, list the errors that no retry can solve."
+_ADD_PLACES = (
+    "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays` or a parking. In "
+    "`fatal_errors`, list the errors that no retry can solve."
+)
 
 
 class Consumers(Check):
