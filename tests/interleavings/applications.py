@@ -125,6 +125,7 @@ class Application:
         self.publisher = Publisher(processes, broker, name)
         self.subscription = Subscription(processes, broker, name, ack_wait=10.0)
         self.drain_timeout = 25.0
+        self.later_delays: tuple[float, ...] = ()
         self.numbers: dict[str, int] = {}
         """The number of the order of each event that was added, by the event's id."""
         self._written = itertools.count()
@@ -172,7 +173,7 @@ class Application:
     def consumer(self, mediator: Mediator) -> EventConsumer:
         return EventConsumer(
             self.subscription, self.inbox, self.unit_of_work, mediator,
-            parking=self.parking, ordering=self.ordering, concurrency=3, prefetch=8, retry_delays=RETRIES,
+            parking=self.parking, ordering=self.ordering, concurrency=3, prefetch=8, retry_delays=RETRIES, later_delays=self.later_delays,
             drain_timeout=self.drain_timeout, rng=self._rng(), now=self.database.now,
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 from weakref import WeakKeyDictionary
@@ -38,6 +38,7 @@ class Scenario:
         by_key: Whether consumers keep the order of each key.
         seconds: How long faults happen; then comes the repair, after which all events have to take effect.
         drain: The `drain_timeout` of the consumers, in seconds.
+        later: The `later_delays` of the consumers, in seconds.
         orders: The number of commands.
         kills: Processes that are killed at a random time, and started again.
         stops: Processes that are stopped at a random time, and started again.
@@ -58,6 +59,7 @@ class Scenario:
     by_key: bool = True
     seconds: float = 15.0
     drain: float = 25.0
+    later: tuple[float, ...] = ()
     orders: int = 12
     kills: int = 0
     stops: int = 0
@@ -74,6 +76,10 @@ class Scenario:
     requests: int = 0
 
 
+_LATER = Scenario(
+    "later", seconds=60.0, drain=2.0, later=(0.5, 3.0, 10.0),
+    kills=3, stops=2, freezes=1, outages=2, faults=3, failing=6, slow=2, deadly=1, poisonous=1, replays=3,
+)  # fmt: skip
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -83,6 +89,8 @@ SCENARIOS = {
         Scenario("parking", kills=1, outages=1, faults=1, failing=2, poisonous=3, replays=8),
         Scenario("deaths", seconds=90.0, orders=10, faults=1, failing=1, deadly=2, slow=3, replays=4),
         Scenario("stops", seconds=60.0, drain=1.0, orders=10, kills=1, stops=10, outages=2, slow=4),
+        _LATER,
+        replace(_LATER, name="later-unordered", by_key=False),
         Scenario("requests", orders=4, kills=2, stops=1, freezes=1, outages=2, faults=2, requests=10),
     )
 }
@@ -122,7 +130,7 @@ class Site:
         self._broker = InMemoryBroker()
         numbers = list(range(1, scenario.orders + 1))
         self._plan = plan = Plan(
-            failures={number: float(rng.randint(1, 4)) for number in self._some(scenario.failing, numbers)},
+            failures={number: float(rng.randint(1, 5)) for number in self._some(scenario.failing, numbers)},
             seconds={number: rng.choice((0.01, 1.0, 12.0)) for number in self._some(scenario.slow, numbers)},
             deadly=set(self._some(scenario.deadly, numbers)),
             refused=set(self._some(scenario.refused, numbers)),
@@ -135,6 +143,7 @@ class Site:
         self._keys = {number: rng.choice(_KEYS) for number in numbers}
         for application in (self.orders, self.shipping):
             application.drain_timeout = scenario.drain
+            application.later_delays = scenario.later
             application.database.swallowed_answers = set(rng.sample(range(1, 30), rng.randint(0, scenario.commits)))
         self._fails = {number for number in numbers if rng.random() < 0.15}
         self._works: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {

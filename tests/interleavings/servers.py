@@ -134,7 +134,10 @@ class Inbox(InMemoryInbox):
         self.processes = database.processes
 
 
-@remote("park", "append", "find", "count", "get", "edit", "reserve", "take", "release", "note_failure", "discard")
+@remote(
+    *("park", "append", "find", "count", "get", "edit", "reserve", "take", "release", "note_failure", "discard"),
+    *("claim", "due_in", "start", "postpone"),
+)
 class Parking(InMemoryParking):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
