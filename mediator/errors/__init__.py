@@ -38,7 +38,7 @@ how to react: `MisuseError`, `CommittedError`, `RolledBackError`, `OutcomeUnknow
                 DuplicateDroppedError      the broker dropped an event as a duplicate
             RemoteUnavailableError         another application did not accept a request; also a RemoteError
             OutboxFullError                too many events wait in the outbox; also an EventError
-            ClaimLostError                 a relay no longer has the claim on a batch of events
+            ClaimLostError                 a relay or a consumer no longer has the claim on events
             RateLimitedError               too many messages were sent in a period
             ConcurrencyLimitedError        too many messages are being handled at the same time
             CircuitOpenError               a message is refused after too many failures

@@ -12,17 +12,19 @@ class TransientError(MediatorError):
 
 @dataclass(eq=False, repr=False)
 class ClaimLostError(TransientError, RuntimeError):
-    """A relay lost its claim on events before the relay recorded that the events were published. Nothing was changed.
+    """A relay or a consumer no longer had its claim when it used the claim. Nothing was changed.
 
-    A relay claims events before publishing them. While the claim lasts, no other relay publishes these events.
+    A relay claims events of the outbox before it publishes them. A consumer claims a parked event before a later try.
+    While a claim lasts, no other process works on these events. After its end, the next process that claims the events
+    goes on with them.
     """
 
     reason: str
 
     def __str__(self) -> str:
         return (
-            f"The claim on a batch of events has ended: {shown_reason(self.reason)}. Nothing was changed: the "
-            "events are still in the outbox, and are sent again under the same ids."
+            f"The claim has ended: {shown_reason(self.reason)}. Nothing was changed. Events that still wait are claimed "
+            "again, by this process or by another one, under the same ids."
         )
 
 

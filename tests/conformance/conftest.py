@@ -17,6 +17,7 @@ WAITING = {
     "test_a_subscription_survives_an_outage",
     "test_an_acknowledged_event_is_not_delivered_again_to_its_group",
     "test_an_event_in_progress_is_not_delivered_again",
+    "test_an_event_is_claimed_when_it_is_due_and_not_before",
     "test_an_unacknowledged_event_is_delivered_to_the_next_process_of_the_group",
     "test_deliveries_are_settled_in_any_order",
     "test_the_event_of_a_process_that_stops_is_not_overtaken",

@@ -98,7 +98,7 @@ class UncountingInbox(InMemoryInbox):
 class LosingParking(InMemoryParking):
     """Removes a parked event even if the transaction is rolled back later."""
 
-    async def take(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
+    async def take(self, unit_of_work: UnitOfWork, number: int, /, *, release_next: bool = False) -> ParkedEvent:
         return await self.discard(number)
 
 

@@ -1,4 +1,4 @@
-"""ParkingConformance: the promises of `Parking` as test cases."""
+"""The conformance suites for parked events: ParkingConformance, and LaterTriesConformance for later tries."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -10,8 +10,9 @@ from typing import Any
 
 from mediator.blocks import asynccontextmanager
 from mediator.distributed.inbox import Admission
-from mediator.distributed.parking import ParkedEvent, ParkedFilter, ParkReason
-from mediator.errors import MisuseError, ParkedEventBlockedError, ParkedEventNotFoundError
+from mediator.distributed.parking import CLAIM_SECONDS, ParkedEvent, ParkedFilter, ParkReason
+from mediator.distributed.starts import LastStart, Start
+from mediator.errors import ClaimLostError, MisuseError, ParkedEventBlockedError, ParkedEventNotFoundError
 from mediator.mediator import Mediator
 from mediator.registry import Registry
 from mediator.testing.conformance.storage import (
@@ -36,10 +37,14 @@ class ParkingConformance(StorageSuite):
     async def test_a_parked_event_is_stored_unchanged(self) -> None:
         """Parking changes only the number of the event."""
         async with self.opened() as storage:
-            parked = parked_event("1")
-            (number,) = await park(storage, parked)
-            assert await storage.parking.get(number) == replace(parked, number=number)
-            assert await storage.parking.find(ALL) == [replace(parked, number=number)]
+            parked = [
+                parked_event("1"),
+                parked_event("2", ordered=False, due_at=2000.5, tries=3, last_start=LastStart.ALONE, claim=4),
+            ]
+            numbers = await park(storage, *parked)
+            stored = [replace(event, number=number) for event, number in zip(parked, numbers, strict=True)]
+            assert [await storage.parking.get(number) for number in numbers] == stored
+            assert await storage.parking.find(ALL) == stored
 
     async def test_events_can_be_found_without_their_bodies(self) -> None:
         """With `bodies=False`, `find` returns events with empty `data`."""
@@ -328,20 +333,287 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == ["1"]
 
 
+class LaterTriesConformance(StorageSuite):
+    """The promises about parked events that their consumer tries again by itself, when they are due."""
+
+    async def test_due_events_are_claimed_in_the_order_of_their_times(self) -> None:
+        """If two times are equal, the event with the smaller number comes first. Each consumer claims its own events."""
+        async with self.opened() as storage:
+            times = {"1": 3000.0, "2": 1000.0, "3": 2000.0, "4": 1000.0}
+            await park(storage, *(_waiting_event(event_id, due_at=at) for event_id, at in times.items()))
+            await park(storage, _waiting_event("5", consumer="other"), parked_event("6"))
+            assert [(await _claim(storage)).event_id for _ in times] == ["2", "4", "3", "1"]
+            assert await storage.parking.claim(GROUP) is None
+
+    async def test_an_event_is_claimed_when_it_is_due_and_not_before(self) -> None:
+        """`park(due_in=...)` sets the time. `due_in` returns the seconds until the event is due."""
+        async with self.opened() as storage:
+            assert await storage.parking.park(_waiting_event("1", due_at=None), due_in=2)
+            assert await storage.parking.claim(GROUP) is None
+            async with asyncio.timeout(10):
+                while pause := await storage.parking.due_in(GROUP):
+                    assert pause <= 2
+                    await asyncio.sleep(pause)
+            assert (await _claim(storage)).event_id == "1"
+
+    async def test_due_in_refers_to_the_event_of_the_consumer_that_is_due_first(self) -> None:
+        """`due_in` returns 0 if an event is already due, and `None` if no event waits for a later try."""
+        async with self.opened() as storage:
+            await park(storage, parked_event("1"), _waiting_event("2", consumer="other"))
+            assert await storage.parking.due_in(GROUP) is None
+            for event_id, seconds in (("3", 7200), ("4", 3600), ("5", 5400)):
+                assert await storage.parking.park(parked_event(event_id, None), due_in=seconds)
+            assert 3500 < (await storage.parking.due_in(GROUP) or 0) <= 3600
+            await park(storage, _waiting_event("6"))
+            assert await storage.parking.due_in(GROUP) == 0
+
+    async def test_a_claimed_event_is_not_claimed_again_for_some_time(self) -> None:
+        """The event is due again after `CLAIM_SECONDS`, in case the process dies. Each claim has a new number."""
+        async with self.opened() as storage:
+            await park(storage, _waiting_event("1"))
+            first = await _claim(storage)
+            assert await storage.parking.get(first.number) == first
+            assert await storage.parking.claim(GROUP) is None
+            assert CLAIM_SECONDS - 30 < (await storage.parking.due_in(GROUP) or 0) <= CLAIM_SECONDS
+            await storage.parking.postpone(first, due_in=0)
+            assert (first.claim, (await _claim(storage)).claim) == (1, 2)
+
+    async def test_two_claims_at_the_same_time_return_different_events(self) -> None:
+        """A claim neither returns an event that another claim returns, nor waits until that event is due again."""
+        async with self.opened() as storage:
+            await park(storage, _waiting_event("1"), _waiting_event("2"))
+            claimed = await asyncio.gather(_claim(storage), _claim(storage))
+            assert sorted(event.event_id for event in claimed) == ["1", "2"]
+
+    @needs(StorageCapability.SEVERAL_WRITERS)
+    async def test_a_reserved_event_is_not_claimed(self) -> None:
+        """A claim returns the next due event at once. After a rollback, the reserved event can be claimed."""
+        for commits in (True, False):
+            async with self.opened() as storage:
+                number, _ = await park(storage, _waiting_event("1", due_at=1000.0), _waiting_event("2", due_at=2000.0))
+                async with _paused(partial(_replay, storage, number, reserves=True, commits=commits)):
+                    assert (await _claim(storage)).event_id == "2"
+                    assert await storage.parking.claim(GROUP) is None
+                claimed = await storage.parking.claim(GROUP)
+                assert [claimed and claimed.event_id] == [None if commits else "1"]
+
+    async def test_the_starts_of_later_tries_are_counted_up_to_the_limit(self) -> None:
+        """`attempts` counts on from the starts before the event was parked."""
+        async with self.opened() as storage:
+            await park(storage, _waiting_event("1", attempts=3))
+            event = await _claim(storage)
+            assert await storage.parking.start(event, 8) == Start(4)
+            assert await _stored(storage, event) == (4, LastStart.BESIDE)
+            assert await storage.parking.start(event, 5, alone=True) == Start(5)
+            assert await storage.parking.start(event, 5, alone=True) == Start(5, exhausted=True)
+            assert await storage.parking.start(event, 5) == Start(5, exhausted=True)
+            assert await _stored(storage, event) == (5, LastStart.ALONE)
+
+    async def test_a_later_try_whose_last_start_has_no_known_end_may_start_only_alone(self) -> None:
+        """While other events are handled, `start` reports the event as a suspect, and counts no start."""
+        async with self.opened() as storage:
+            await park(storage, _waiting_event("1", attempts=3))
+            event = await _claim(storage)
+            await storage.parking.start(event, 8)
+            assert [await storage.parking.start(event, 8) for _ in range(2)] == [Start(4, suspect=True)] * 2
+            assert await storage.parking.start(event, 8, alone=True) == Start(5)
+            assert await storage.parking.start(event, 8) == Start(5, suspect=True)
+            assert await _stored(storage, event) == (5, LastStart.ALONE)
+            await storage.parking.postpone(event, due_in=0)
+            assert await storage.parking.start(await _claim(storage), 8) == Start(6)
+
+    async def test_a_lost_claim_changes_nothing(self) -> None:
+        """`start`, `postpone` and `reserve` raise `ClaimLostError` after another claim of the event."""
+        async with self.opened() as storage:
+            (number,) = await park(storage, _waiting_event("1"))
+            lost = await _claim(storage)
+            await storage.parking.postpone(lost, due_in=0)
+            event = await _claim(storage)
+            for act in (
+                storage.parking.start(lost, 8),
+                storage.parking.postpone(lost, due_in=0),
+                _reserve(storage, lost),
+            ):
+                with failing(ClaimLostError):
+                    await act
+            assert await storage.parking.get(number) == event
+            assert await _reserve(storage, event) == event
+            assert await storage.parking.start(event, 8) == Start(event.attempts + 1)
+
+    async def test_the_claim_of_an_event_that_is_no_longer_parked_is_lost(self) -> None:
+        """`start` and `postpone` raise `ClaimLostError`. `reserve` raises `ParkedEventNotFoundError`, as for a replay."""
+        async with self.opened() as storage:
+            await park(storage, _waiting_event("1"))
+            event = await _claim(storage)
+            await storage.parking.discard(event.number)
+            for act in (storage.parking.start(event, 8), storage.parking.postpone(event, due_in=0)):
+                with failing(ClaimLostError):
+                    await act
+            with failing(ParkedEventNotFoundError):
+                await _reserve(storage, event)
+
+    async def test_a_failed_later_try_is_postponed(self) -> None:
+        """The try and its start count, the new text of the error is stored, and the event is due again later."""
+        async with self.opened() as storage:
+            event = await _postpone(storage, due_in=3600, error="ValueError: again")
+            assert (event.reason, event.error) == (ParkReason.WAITING, "ValueError: again")
+            assert (event.attempts, event.tries, event.last_start) == (4, 1, LastStart.ENDED)
+            assert 3500 < (await storage.parking.due_in(GROUP) or 0) <= 3600
+            assert await storage.parking.claim(GROUP) is None
+
+    async def test_an_event_whose_later_tries_are_used_up_waits_for_a_person(self) -> None:
+        """With `due_in=None` no consumer claims the event. The event gets the given reason, and keeps its last error."""
+        async with self.opened() as storage:
+            event = await _postpone(storage, due_in=None, reason=ParkReason.FATAL_ERROR)
+            assert (event.reason, event.error, event.due_at) == (ParkReason.FATAL_ERROR, "ValueError: no", None)
+            assert (event.attempts, event.tries, event.last_start) == (4, 1, LastStart.ENDED)
+            assert await storage.parking.due_in(GROUP) is None
+
+    async def test_a_later_try_that_did_not_fail_is_not_counted(self) -> None:
+        """With `started=False` the start is taken back. With `failed=False` the later try does not count."""
+        for started, failed in product((True, False), (True, False)):
+            async with self.opened() as storage:
+                event = await _postpone(storage, due_in=0, started=started, failed=failed)
+                assert (event.attempts, event.tries, event.last_start) == (3 + started, failed, LastStart.ENDED)
+                assert (await _claim(storage)).number == event.number
+
+    async def test_the_text_of_the_error_of_a_later_try_is_bounded(self) -> None:
+        """The text is cut to 4096 characters. Control characters that a database cannot store are escaped."""
+        async with self.opened() as storage:
+            event = await _postpone(storage, due_in=0, error="\0\ud800" + "x" * 10_000)
+            assert (event.error[:12], len(event.error)) == ("\\x00\\ud800xx", 4096)
+
+    async def test_the_next_event_of_the_key_is_due_when_its_predecessor_is_taken(self) -> None:
+        """Only the next event is due, and only if the transaction commits and was asked to release it."""
+        for releases, commits in product((True, False), (True, False)):
+            async with self.opened() as storage:
+                first, *_ = await park(
+                    storage, parked_event("1"), *map(_key_parked, "23"), _key_parked("4", key="other")
+                )
+                await park(storage, _key_parked("5", consumer="other"), _key_parked("6", key=None))
+                with suppress(LookupError):
+                    async with storage.transaction() as unit_of_work:
+                        await storage.parking.take(unit_of_work, first, release_next=releases)
+                        if not commits:
+                            raise LookupError
+                claimed = await storage.parking.claim(GROUP)
+                assert (claimed and claimed.event_id) == ("2" if releases and commits else None)
+                assert await storage.parking.claim(GROUP) is None
+                assert await storage.parking.due_in("other") is None
+
+    async def test_only_an_event_that_waits_for_its_predecessor_is_released(self) -> None:
+        """If the next event failed itself, or is due at a time of its own, `take` changes no event."""
+        for changes in ({"reason": ParkReason.HANDLER_FAILED}, {"due_at": 5e9}):
+            async with self.opened() as storage:
+                first, *others = await park(
+                    storage, parked_event("1"), replace(_key_parked("2"), **changes), _key_parked("3")
+                )
+                before = [await storage.parking.get(number) for number in others]
+                await _take_and_release(storage, first)
+                assert await storage.parking.find(ALL) == before
+
+    async def test_an_edit_of_the_next_event_waits_until_the_event_is_released(self) -> None:
+        """The edit is kept, and the event is due."""
+        async with self.opened() as storage:
+            first, second = await park(storage, parked_event("1"), _key_parked("2"))
+            editing = storage.parking.edit(second, data=b"new")
+            await _after(partial(_replay, storage, first, reserves=False, commits=True, releases=True), editing)
+            assert (await _claim(storage)).data == b"new"
+
+    async def test_an_event_of_a_group_without_order_stands_alone(self) -> None:
+        """Parked events of its key neither block the event nor are blocked by the event, and it releases no event."""
+        async with self.opened() as storage:
+            unordered = partial(parked_event, ordered=False)
+            numbers = await park(storage, unordered("1"), parked_event("2"), unordered("3"), _key_parked("4"))
+            for event in await storage.parking.find(ALL):
+                head = await storage.parking.head(event)
+                assert head is not None
+                assert head.event_id == ("2" if event.event_id == "4" else event.event_id)
+            first, second, third, fourth = numbers
+            async with storage.transaction() as unit_of_work:
+                assert (await storage.parking.reserve(unit_of_work, third)).number == third
+            await _take_and_release(storage, third)
+            with failing(ParkedEventBlockedError):
+                await take(storage, fourth)
+            await storage.parking.discard(second)
+            await _take_and_release(storage, first)
+            assert await storage.parking.due_in(GROUP) is None
+            await take(storage, fourth)
+
+    async def test_a_parked_event_of_a_group_without_order_does_not_block_arriving_events(self) -> None:
+        """An arriving event of the same key is admitted as `NEW`."""
+        async with self.opened() as storage:
+            await park(storage, parked_event("1", ordered=False))
+            assert await insert(storage, "2") is Admission.NEW
+            await park(storage, parked_event("3"))
+            assert await insert(storage, "4") is Admission.KEY_PARKED
+
+    async def test_a_filter_finds_the_events_that_wait_for_a_later_try(self) -> None:
+        """`waiting=True` selects the events that have a time (`due_at`), and `waiting=False` all other events."""
+        async with self.opened() as storage:
+            await park(storage, parked_event("1"), _waiting_event("2"), _key_parked("3"), _waiting_event("4"))
+            assert await ids(storage, ParkedFilter(waiting=True)) == ["2", "4"]
+            assert await ids(storage, ParkedFilter(waiting=False)) == ["1", "3"]
+            assert await storage.parking.count(ParkedFilter(waiting=True, consumer=GROUP)) == 2
+
+
+def _waiting_event(event_id: str, *, due_at: float | None = 1000.0, **changes: Any) -> ParkedEvent:
+    """Return a parked event without a key, which is due since `due_at`."""
+    return parked_event(event_id, None, reason=ParkReason.WAITING, due_at=due_at, **changes)
+
+
+def _key_parked(event_id: str, **changes: Any) -> ParkedEvent:
+    """Return an event that was parked only because of an earlier event of its key."""
+    return parked_event(event_id, reason=ParkReason.KEY_PARKED, **changes)
+
+
+async def _claim(storage: StorageUnderTest) -> ParkedEvent:
+    claimed = await storage.parking.claim(GROUP)
+    assert claimed is not None
+    return claimed
+
+
+async def _reserve(storage: StorageUnderTest, event: ParkedEvent) -> ParkedEvent:
+    async with storage.transaction() as unit_of_work:
+        return await storage.parking.reserve(unit_of_work, event.number, claim=event.claim)
+
+
+async def _stored(storage: StorageUnderTest, event: ParkedEvent) -> tuple[int, LastStart]:
+    """Return how often the handlers of an event were started, and what is known about the last start."""
+    stored = await storage.parking.get(event.number)
+    return stored.attempts, stored.last_start
+
+
+async def _postpone(storage: StorageUnderTest, **options: Any) -> ParkedEvent:
+    """Park an event after 3 starts, claim, start and postpone the event, and return the event as it is stored."""
+    await park(storage, _waiting_event("1", attempts=3))
+    event = await _claim(storage)
+    await storage.parking.start(event, 8, alone=True)
+    await storage.parking.postpone(event, **options)
+    return await storage.parking.get(event.number)
+
+
+async def _take_and_release(storage: StorageUnderTest, number: int) -> None:
+    async with storage.transaction() as unit_of_work:
+        await storage.parking.take(unit_of_work, number, release_next=True)
+
+
 _KEYS_AND_ENDS = list(product(("k", None), (True, False)))
 """Pairs such as `("k", True)`: the replayed event has the key "k", and the replay commits."""
 
 Pause = Callable[[], Awaitable[object]]
 
 
-async def _replay(storage: StorageUnderTest, number: int, pause: Pause, *, reserves: bool, commits: bool) -> None:
+async def _replay(
+    storage: StorageUnderTest, number: int, pause: Pause, *, reserves: bool, commits: bool, releases: bool = False
+) -> None:
     """Replay an event. With `reserves`, pause after `Parking.reserve`. Without `reserves`, pause after `Parking.take`."""
     with suppress(LookupError):
         async with storage.transaction() as unit_of_work:
             if reserves:
                 assert (await storage.parking.reserve(unit_of_work, number)).number == number
                 await pause()
-            await storage.parking.take(unit_of_work, number)
+            await storage.parking.take(unit_of_work, number, release_next=releases)
             if not reserves:
                 await pause()
             if not commits:

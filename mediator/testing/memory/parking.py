@@ -3,9 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text, released_event
+from mediator.distributed.parking import (
+    CLAIM_SECONDS,
+    ParkedEvent,
+    ParkedFilter,
+    Parking,
+    ParkReason,
+    error_text,
+    released_event,
+)
+from mediator.distributed.starts import LastStart, Start, refusal
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import ParkedEventBlockedError, ParkedEventConflictError, SettingError, not_found
+from mediator.errors import ClaimLostError, ParkedEventBlockedError, ParkedEventConflictError, SettingError, not_found
 from mediator.testing.memory.database import InMemoryDatabase, in_database
 
 _TABLE = "mediator_parked"
@@ -49,7 +58,7 @@ class InMemoryParking(Parking):
         parked = parked_in(self._database)
         return tuple(parked[number] for number in sorted(parked))
 
-    async def park(self, event: ParkedEvent, /) -> bool:
+    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
         database = self._database
         database.check_available()
         entry = (event.consumer, event.source, event.event_id)
@@ -59,7 +68,7 @@ class InMemoryParking(Parking):
             return False
         database.inbox.add(entry)
         database.starts.pop(entry, None)
-        set_aside(database, event)
+        set_aside(database, event if due_in is None else replace(event, due_at=database.now() + due_in))
         return True
 
     async def append(self, unit_of_work: UnitOfWork, event: ParkedEvent, /) -> None:
@@ -102,19 +111,91 @@ class InMemoryParking(Parking):
         parked_in(self._database)[number] = edited
         return edited
 
-    async def reserve(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
+    async def claim(self, consumer: str, /) -> ParkedEvent | None:
+        self._database.check_available()
+        now = self._database.now()
+        due = [(at, event.number) for at, event in self._waiting(consumer) if at <= now]
+        free = [each for each in due if _row_of(each[1]) not in self._database.locks]
+        if not free:
+            return None
+        parked, (_, number) = parked_in(self._database), min(free)
+        parked[number] = replace(parked[number], claim=parked[number].claim + 1, due_at=now + CLAIM_SECONDS)
+        return parked[number]
+
+    async def due_in(self, consumer: str, /) -> float | None:
+        self._database.check_available()
+        times = [at for at, _ in self._waiting(consumer)]
+        return max(0.0, min(times) - self._database.now()) if times else None
+
+    def _waiting(self, consumer: str) -> Sequence[tuple[float, ParkedEvent]]:
+        """Return the events that a consumer tries again by itself, each with the time at which it is due."""
+        which = ParkedFilter(direction="in", consumer=consumer)
+        return [(event.due_at, event) for event in self.events if event.due_at is not None and event in which]
+
+    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False) -> Start:
+        found = await self._get_claimed(event)
+        refused = refusal(found.attempts, found.last_start, limit, alone=alone)
+        if refused is not None:
+            return refused
+        last = LastStart.ALONE if alone else LastStart.BESIDE
+        parked_in(self._database)[event.number] = replace(found, attempts=found.attempts + 1, last_start=last)
+        return Start(found.attempts + 1)
+
+    async def postpone(
+        self,
+        event: ParkedEvent,
+        /,
+        *,
+        due_in: float | None,
+        reason: ParkReason = ParkReason.WAITING,
+        error: str | None = None,
+        started: bool = True,
+        failed: bool = True,
+    ) -> None:
+        found = await self._get_claimed(event)
+        parked_in(self._database)[event.number] = replace(
+            found,
+            due_at=None if due_in is None else self._database.now() + due_in,
+            reason=reason,
+            error=found.error if error is None else error_text(error),
+            last_start=LastStart.ENDED,
+            attempts=found.attempts if started else found.attempts - 1,
+            tries=found.tries + 1 if failed else found.tries,
+        )
+
+    async def _get_claimed(self, event: ParkedEvent) -> ParkedEvent:
+        """Wait until no transaction has reserved a claimed event, and return the event as it is stored."""
+        locks, row = self._database.locks, _row_of(event.number)
+        while row in locks:
+            await locks[row][1].wait()
+        self._database.check_available()
+        found = parked_in(self._database).get(event.number)
+        if found is None:
+            raise ClaimLostError(f"event {event.number} is no longer parked")
+        _check_claim(found, event.claim)
+        return found
+
+    async def reserve(self, unit_of_work: UnitOfWork, number: int, /, *, claim: int | None = None) -> ParkedEvent:
         await in_database(self._database, unit_of_work, self).lock(_row_of(number))
         event = await self.get(number)
+        if claim is not None:
+            _check_claim(event, claim)
         await self._check_head(event)
         return event
 
-    async def take(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
+    async def take(self, unit_of_work: UnitOfWork, number: int, /, *, release_next: bool = False) -> ParkedEvent:
         mine = in_database(self._database, unit_of_work, self)
         event = await self.get(number)
         await mine.lock(_row_of(number))
         await mine.lock(_lock_of(event))
         await self._check_head(await self.get(number))
-        del mine.table(_TABLE)[number]
+        table = mine.table(_TABLE)
+        del table[number]
+        later = [each.number for each in table.values() if each.ordering_key == event.ordering_key]
+        if release_next and later:
+            following = table[min(later)]
+            if following.reason == ParkReason.KEY_PARKED and following.due_at is None:
+                table[following.number] = replace(following, due_at=self._database.now())
         return event
 
     async def release(self, number: int, /) -> ParkedEvent:
@@ -169,7 +250,12 @@ def _row_of(number: int) -> tuple[str, str]:
 
 
 def _lock_of(event: ParkedEvent) -> tuple[str, str]:
-    """Return the name of the second lock of `take`: `(consumer, key)`. An event without a key has a lock of its own."""
-    if event.partition_key is not None:
+    """Return the name of the second lock of `take`: `(consumer, key)`. An event without order has a lock of its own."""
+    if event.partition_key is not None and event.ordered:
         return event.consumer, event.partition_key
     return "\0", str(event.number)  # no consumer can have the name "\0"
+
+
+def _check_claim(event: ParkedEvent, claim: int) -> None:
+    if event.claim != claim:
+        raise ClaimLostError(f"another process has claimed parked event {event.number}")
