@@ -134,7 +134,7 @@ def test_each_line_is_written_or_counted_once(outcomes: list[bool]) -> None:
 
 
 async def test_a_consumer_keeps_working_although_no_line_can_be_written(sink: Sink) -> None:
-    application = Application(options={"retry_delays": (0.0,), "max_attempts": 2})
+    application = Application(options={"retry_delays": (0.0,)})
     application.acts[1] = failing(LookupError())
     application.publish(1, 2)
     async with application.running():

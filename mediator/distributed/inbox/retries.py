@@ -17,6 +17,8 @@ LATER_DELAYS = (30.0, 120.0, 600.0, 3600.0, 21_600.0)
 ENDLESS_DELAYS = (0.0, 1.0, 5.0, 30.0, 120.0, 600.0)
 """The pauses of a consumer without parking, in seconds. The last pause is repeated without end."""
 _JITTER = 0.2
+_RESPITE = 1.0
+"""The pause of a consumer without quick tries after an error that was not caused by the handlers, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class RetrySchedule:
 
     def quick_delay(self, attempt: int, rng: random.Random) -> float:
         """Return the pause after the failure of an attempt, in seconds. Attempts are numbered from 1."""
-        return _jittered(self.quick[min(attempt, len(self.quick)) - 1], rng)
+        return _jittered(self.quick[min(attempt, len(self.quick)) - 1] if self.quick else _RESPITE, rng)
 
     def later_delay(self, tries: int, rng: random.Random) -> float | None:
         """Return the pause after `tries` failed later tries, in seconds; `None` when no later try is left."""
@@ -74,8 +76,10 @@ def retry_schedule(
     """
     quick = tuple(retry_delays) if retry_delays is not None else QUICK_DELAYS if parks else ENDLESS_DELAYS
     later = tuple(later_delays) if later_delays is not None else LATER_DELAYS if parks else ()
-    if not quick or not all(map(is_pause, quick)):
-        problem = "give at least one pause, in seconds; every pause must be 0 or more"
+    if not all(map(is_pause, quick)):
+        raise SettingError("retry_delays", retry_delays, "give pauses in seconds; every pause must be 0 or more")
+    if not quick and not parks:
+        problem = "give at least one pause: a consumer without parking tries an event without end"
         raise SettingError("retry_delays", retry_delays, problem)
     if not all(map(is_pause, later)):
         raise SettingError("later_delays", later_delays, "give pauses in seconds; every pause must be 0 or more")

@@ -46,7 +46,7 @@ class Group:
             self.inbox,
             self._unit_of_work,
             Mediator(Registry([binding], [])),
-            **{"parking": self.parking, "unknown_type_grace": 0.0, "max_attempts": 1, **options},
+            **{"parking": self.parking, "unknown_type_grace": 0.0, "retry_delays": (), "later_delays": (), **options},
         )
 
     def _unit_of_work(self) -> SqlAlchemyUnitOfWork:

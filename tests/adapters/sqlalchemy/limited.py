@@ -16,7 +16,7 @@ from tests.adapters.sqlalchemy.test_full_databases import names, publish, until
 async def main(file: Path) -> None:
     async with open_engine(f"sqlite:///{file}") as engine:
         await prepare(engine)
-        group = Group(engine, filler=200_000, concurrency=4, retry_delays=(0.0,), max_attempts=2)
+        group = Group(engine, filler=200_000, concurrency=4, retry_delays=(0.0,))
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         with capture_logs() as logs:
             async with group.running():

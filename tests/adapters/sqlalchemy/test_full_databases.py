@@ -84,7 +84,7 @@ async def test_a_temporarily_full_file_costs_no_event_an_attempt(
     file_engine: AsyncEngine, what: tuple[str, str], ordering: str, filler: int
 ) -> None:
     file = File(file_engine)
-    group = Group(file_engine, filler=filler, ordering=ordering, concurrency=4, retry_delays=(0.0,), max_attempts=2)
+    group = Group(file_engine, filler=filler, ordering=ordering, concurrency=4, retry_delays=(0.0,))
     with capture_logs() as logs:
         async with group.running():
             publish(group, 0)
@@ -104,8 +104,8 @@ async def test_an_event_too_large_for_the_database_fails_alone_and_delays_no_oth
 ) -> None:
     monkeypatch.setattr("mediator.distributed.inbox.processing._FULL_LOSSES", 3)
     file = File(file_engine, "max_page_count = 500")  # 2 MB
-    group = Group(file_engine, retry_delays=(0.0,), max_attempts=1)
-    large = Group(file_engine, filler=4_000_000, retry_delays=(0.0,), max_attempts=1)
+    group = Group(file_engine, retry_delays=())
+    large = Group(file_engine, filler=4_000_000, retry_delays=())
     publish(large, 1)
     publish(group, 1)
     async with large.running(), group.running():
@@ -120,7 +120,7 @@ async def test_an_event_too_large_for_the_database_fails_alone_and_delays_no_oth
 
 async def test_the_error_of_a_handler_is_parked_after_the_database_has_room_again(file_engine: AsyncEngine) -> None:
     file = File(file_engine)
-    group = Group(file_engine, max_attempts=1)
+    group = Group(file_engine, retry_delays=())
     group.on_failure = lambda: setattr(file, "pragma", READ_ONLY[0])
     publish(group, FAILS)
     with capture_logs() as logs:
@@ -139,16 +139,16 @@ class Refusing(SqlAlchemyParking):
 
     refusals: int = 3
 
-    async def park(self, event: ParkedEvent, /) -> bool:
+    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
         if self.refusals:
             self.refusals -= 1
             raise LookupError("it cannot be parked")
-        return await super().park(event)
+        return await super().park(event, due_in=due_in)
 
 
 async def test_an_event_that_cannot_be_parked_is_not_counted_as_killing_processes(engine: AsyncEngine) -> None:
     await prepare(engine)
-    group = Group(engine, max_attempts=1, retry_delays=(0.0,), parking=Refusing(engine))
+    group = Group(engine, retry_delays=(), parking=Refusing(engine))
     publish(group, FAILS)
     with capture_logs() as logs:
         async with group.running():
@@ -192,7 +192,7 @@ async def test_postgresql_that_becomes_read_only_costs_no_event_an_attempt(postg
                 end = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
                 await connection.execute(end, {"name": name})
 
-        group = Group(engine, ordering="key", retry_delays=(0.0,), max_attempts=2)
+        group = Group(engine, ordering="key", retry_delays=(0.0,))
         with capture_logs() as logs:
             async with group.running():
                 await set_read_only("on")
@@ -209,7 +209,7 @@ async def test_postgresql_without_room_costs_no_event_an_attempt(postgres_url: s
     """The server refuses every row of the library, as it does when its disk is full."""
     async with open_engine(postgres_url) as engine:
         await prepare(engine)
-        group = Group(engine, ordering="key", retry_delays=(0.0,), max_attempts=2)
+        group = Group(engine, ordering="key", retry_delays=(0.0,))
         async with engine.begin() as connection:
             await connection.execute(
                 text(

@@ -134,6 +134,7 @@ class Application:
             ordering=self._ordering,
             concurrency=2,
             retry_delays=(0.0,),
+            later_delays=(),
             drain_timeout=grace,
             rng=random.Random(0),
             now=self.clock,

@@ -107,5 +107,6 @@ class OrderedWarehouseContainer(WarehouseContainer):
         parking=parking,
         ordering="key",
         retry_delays=(0.0, 0.1),
+        later_delays=(),
         drain_timeout=0.1,
     )

@@ -120,7 +120,7 @@ class KeeperContainer(ConsumingContainer):
     consumer = providers.Singleton(
         EventConsumer, subscription, ConsumingContainer.inbox, ConsumingContainer.unit_of_work.provider,
         ConsumingContainer.mediator, parking=ConsumingContainer.parking, ordering="key", retry_delays=_RETRY_DELAYS,
-        drain_timeout=2.0, clean_interval=1.0,
+        later_delays=(), drain_timeout=2.0, clean_interval=1.0,
     )  # fmt: skip
     keep = providers.Factory(
         KeepBooked, ConsumingContainer.unit_of_work, ConsumingContainer.distributed_events, Connected.config.repaired,
@@ -138,7 +138,7 @@ class AuditorContainer(ConsumingContainer):
     consumer = providers.Singleton(
         EventConsumer, subscription, ConsumingContainer.inbox, ConsumingContainer.unit_of_work.provider,
         ConsumingContainer.mediator, parking=ConsumingContainer.parking, concurrency=4, retry_delays=_RETRY_DELAYS,
-        drain_timeout=2.0, clean_interval=1.0,
+        later_delays=(), drain_timeout=2.0, clean_interval=1.0,
     )  # fmt: skip
     audit_noted = providers.Factory(
         AuditNoted, ConsumingContainer.unit_of_work, Connected.config.repaired, Connected.unclosable

@@ -142,7 +142,7 @@ class ShopContainer(containers.DeclarativeContainer):
     )
     consumer = providers.Singleton(
         EventConsumer, subscription, inbox, unit_of_work.provider, mediator,
-        parking=parking, ordering="key", retry_delays=(0.0, 0.0, 0.0), drain_timeout=config.drain_timeout,
+        parking=parking, ordering="key", retry_delays=(0.0, 0.0, 0.0), later_delays=(), drain_timeout=config.drain_timeout,
     )  # fmt: skip
     channel = providers.Singleton(NatsRequestChannel, nats, "shop", prefix=config.prefix)
     responder = providers.Singleton(

@@ -46,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True):
         name: The name of the process and of its connections to PostgreSQL.
         frozen_seconds: Seconds after which PostgreSQL takes the events from a frozen relay.
         ack_wait: Seconds for which the broker waits for an acknowledgement; `None` for the default.
-        attempts: The maximum number of attempts of an event; `None` for the default.
+        retry_delays: The pauses before the further tries of an event; `None` for the default.
         max_pending: The maximum number of pending events in the outbox.
         repaired: Whether handlers can handle the events that they refused before.
     """
@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True):
     name: str = "scenario"
     frozen_seconds: float = 10.0
     ack_wait: float | None = None
-    attempts: int | None = None
+    retry_delays: list[float] | None = None
     max_pending: int | None = None
     repaired: bool = False
 
@@ -208,8 +208,8 @@ class KeeperContainer(containers.DeclarativeContainer):
     subscription = providers.Singleton(NatsEventSubscription, nats, GROUP, settings=settings, ack_wait=config.ack_wait)
     consumer = providers.Singleton(
         EventConsumer, subscription, inbox, unit_of_work.provider, mediator, parking=parking, ordering="key",
-        max_attempts=config.attempts,
-        drain_timeout=1.0,
+        retry_delays=config.retry_delays,
+        later_delays=(), drain_timeout=1.0,
     )  # fmt: skip
     keep = providers.Factory(KeepMoved, unit_of_work, config.repaired)
 

@@ -36,7 +36,7 @@ class Options:
         accidents: The number of accidents of each kind.
         frozen_seconds: Seconds after which PostgreSQL takes the events from a frozen relay.
         ack_wait: Seconds for which the broker waits for an acknowledgement; `None` for the default.
-        attempts: The maximum number of attempts of an event: 4 is the default of an ordered group.
+        attempts: The maximum number of attempts of an event: 4 is the default without later tries.
         deployments: The number of stops of a process while it handles an event.
         writers: The number of writer processes.
         kill_pause: The maximum number of seconds between two kills of a consumer.
@@ -86,7 +86,8 @@ class Site:
     def environment(self, database: str, **settings: Any) -> dict[str, str]:
         """Return the environment variables of a process on one of the databases."""
         options = self.options
-        given = {"frozen_seconds": options.frozen_seconds, "ack_wait": options.ack_wait, "attempts": options.attempts}
+        pauses = [0.0, 1.0, 3.0][: options.attempts - 1]
+        given = {"frozen_seconds": options.frozen_seconds, "ack_wait": options.ack_wait, "retry_delays": pauses}
         return Settings(database, self.urls, replicas=options.cluster, **{**given, **settings}).environment()
 
     async def start_relay(self, name: str = "relay") -> Process:

@@ -41,11 +41,11 @@ def test_reset_begins_again_with_the_first_pause():
 
 def test_pauses_of_many_events_are_both_shorter_and_longer_than_the_scheduled_pause():
     rng = random.Random(7)
-    pauses = [RetrySchedule(3, (10.0,)).delay(1, rng) for _ in range(200)]
+    pauses = [RetrySchedule((10.0,), (), ends=True).quick_delay(1, rng) for _ in range(200)]
     assert min(pauses) < 8.5
     assert max(pauses) > 11.5
 
 
-def test_the_longest_wait_of_an_event_is_one_pause_for_each_attempt_after_the_first():
-    for attempts, seconds in ((1, 0.0), (2, 1.0), (3, 101.0), (4, 201.0), (6, 401.0)):
-        assert RetrySchedule(attempts, (1.0, 100.0)).longest == pytest.approx(1.2 * seconds)
+def test_the_longest_wait_of_an_event_is_the_sum_of_its_pauses_lengthened_by_a_fifth():
+    for quick, seconds in (((), 0.0), ((1.0,), 1.0), ((1.0, 2.0), 3.0)):
+        assert RetrySchedule(quick, (30.0,), ends=True).longest == pytest.approx(1.2 * seconds)

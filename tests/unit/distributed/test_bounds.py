@@ -91,7 +91,6 @@ def test_a_relay_refuses_numbers_that_cannot_work(name: str, value: Any):
 @wrong_settings(
     concurrency="count",
     prefetch="count",
-    max_attempts="count",
     handler_timeout="positive",
     clean_interval="positive",
     unknown_type_grace="not negative",
@@ -99,4 +98,4 @@ def test_a_relay_refuses_numbers_that_cannot_work(name: str, value: Any):
 )
 def test_a_consumer_refuses_numbers_that_cannot_work(name: str, value: Any):
     refuses(Application().consuming, name, value)
-    Application().consuming(concurrency=1, prefetch=1, max_attempts=1, unknown_type_grace=0, drain_timeout=0)
+    Application().consuming(concurrency=1, prefetch=1, retry_delays=(), unknown_type_grace=0, drain_timeout=0)

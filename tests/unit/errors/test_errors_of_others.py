@@ -236,7 +236,7 @@ async def test_an_error_after_the_commit_is_named_by_the_after_commit_error(kind
 
 @pytest.mark.parametrize("kind", ERRORS[:4], ids=lambda kind: kind.__name__)
 async def test_an_error_of_an_event_handler_is_parked_with_the_event(kind: Any):
-    application, error = Application({"max_attempts": 1, "fatal_errors": (kind,)}), kind()
+    application, error = Application({"retry_delays": (), "fatal_errors": (kind,)}), kind()
 
     async def fail(_event: Any) -> None:
         raise error
@@ -260,7 +260,7 @@ class UnprintableError(Exception):
 
 
 async def test_an_error_that_cannot_be_printed_stops_no_consumer():
-    application = Application({"max_attempts": 1})
+    application = Application({"retry_delays": ()})
 
     async def fail(_event: Any) -> None:
         raise UnprintableError

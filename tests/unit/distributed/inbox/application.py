@@ -74,7 +74,7 @@ class Application:
     def consuming(self, **options: Any) -> EventConsumer:
         """Return another consumer of the same group."""
         subscription = InMemoryEventSubscription(self.broker, "warehouse", ack_wait=self.ack_wait)
-        given = {"parking": self.parking, "now": lambda: self.now, **self.options, **options}
+        given = {"parking": self.parking, "later_delays": (), "now": lambda: self.now, **self.options, **options}
         return EventConsumer(subscription, self.inbox, self.unit_of_work, self.mediator, **given)
 
     def unit_of_work(self) -> InMemoryUnitOfWork:

@@ -1,6 +1,7 @@
 """Events whose handlers fail: retried by a schedule and parked at the limit, or parked at once."""
 
 import asyncio
+import math
 import random
 from typing import Any
 
@@ -12,13 +13,13 @@ from structlog.testing import capture_logs
 
 from mediator import ValidationFailure
 from mediator.distributed.inbox import RetrySchedule, retry_schedule
-from mediator.distributed.inbox.retries import DELAYS, LONGEST_ORDERED, ORDERED_DELAYS
+from mediator.distributed.inbox.retries import ENDLESS_DELAYS, LATER_DELAYS, LONGEST_QUICK, QUICK_DELAYS
 from mediator.distributed.parking import ParkReason
 from mediator.errors import FatalEventError, SettingError, ValidationFailedError
 from mediator.testing.failpoints import Failure, failpoint
 from tests.unit.distributed.inbox.application import Application, OrderPlaced, failing, hanging
 
-QUICK = {"retry_delays": (0.0, 0.001), "max_attempts": 3}
+QUICK = {"retry_delays": (0.0, 0.001)}
 
 
 async def test_a_failing_event_is_parked_after_its_attempts_and_other_events_are_handled():
@@ -202,18 +203,31 @@ async def test_an_event_whose_error_has_no_text_is_parked_like_any_other():
 # Settings.
 
 
-def test_the_default_schedules_are_eight_attempts_and_five_seconds_in_order():
-    assert retry_schedule("none") == RetrySchedule(8, DELAYS)
-    assert retry_schedule("key") == RetrySchedule(4, ORDERED_DELAYS)
-    assert retry_schedule("key").longest <= LONGEST_ORDERED
-    assert DELAYS == (0.0, 1.0, 5.0, 30.0, 120.0, 600.0, 600.0)
+def test_by_default_four_quick_tries_within_five_seconds_are_followed_by_five_later_tries():
+    schedule = retry_schedule(parks=True)
+    assert schedule == RetrySchedule(QUICK_DELAYS, LATER_DELAYS, ends=True)
+    assert (schedule.quick_attempts, schedule.attempts) == (4, 9)
+    assert schedule.longest <= LONGEST_QUICK == 5
+    assert LATER_DELAYS == (30, 120, 600, 3600, 21_600)
+
+
+def test_by_default_a_consumer_without_parking_tries_without_end():
+    schedule = retry_schedule(parks=False)
+    assert schedule == RetrySchedule(ENDLESS_DELAYS, (), ends=False)
+    assert (schedule.quick_attempts, schedule.attempts, schedule.longest) == (math.inf, math.inf, math.inf)
+    assert ENDLESS_DELAYS == (0, 1, 5, 30, 120, 600)
 
 
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=10), st.integers(1, 20), st.integers())
 def test_a_pause_differs_from_the_schedule_by_at_most_a_fifth(delays: list[float], attempt: int, seed: int):
-    pause = RetrySchedule(20, tuple(delays)).delay(attempt, random.Random(seed))
+    schedule, rng = RetrySchedule(tuple(delays), tuple(delays), ends=False), random.Random(seed)
     wanted = delays[min(attempt, len(delays)) - 1]
-    assert wanted * 0.8 - 1e-9 <= pause <= wanted * 1.2 + 1e-9
+    assert wanted * 0.8 - 1e-9 <= schedule.quick_delay(attempt, rng) <= wanted * 1.2 + 1e-9
+    later = [schedule.later_delay(tries, rng) for tries in range(len(delays) + 1)]
+    assert later.pop() is None
+    assert all(
+        pause * 0.8 - 1e-9 <= (have or 0) <= pause * 1.2 + 1e-9 for pause, have in zip(delays, later, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,10 +235,11 @@ def test_a_pause_differs_from_the_schedule_by_at_most_a_fifth(delays: list[float
     [
         {"ordering": "total"},
         {"ordering": "key", "parking": None},
-        {"ordering": "key", "retry_delays": (1.0, 5.0)},
-        {"ordering": "key", "max_attempts": 20},
-        {"max_attempts": 0},
-        {"retry_delays": ()},
+        {"retry_delays": (1.0, 5.0)},
+        {"retry_delays": (), "parking": None},
+        {"later_delays": (1.0,), "parking": None},
+        {"later_delays": (1.0, -1.0)},
+        {"later_delays": (float("nan"),)},
         {"retry_delays": (1.0, -1.0)},
         {"retry_delays": (float("nan"),)},
         {"retry_delays": (float("inf"),)},
@@ -264,7 +279,7 @@ async def test_an_unconfigured_log_shows_tracebacks_and_no_payload(capsys):
         raise LookupError(f"about {len(secret)} characters")
 
     structlog.reset_defaults()
-    application = Application({"retry_delays": (0.0,), "max_attempts": 1})
+    application = Application({"retry_delays": ()})
     application.acts[4711] = fail
     application.publish(4711)
     async with application.running():

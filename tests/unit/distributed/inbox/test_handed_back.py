@@ -87,7 +87,7 @@ async def test_the_newest_waiting_events_are_handed_back_for_half_a_minute_and_t
 
 @in_virtual_time
 async def test_an_event_that_was_handed_back_once_and_then_started_is_not_handed_back_again() -> None:
-    application, first, second = TwoTypes(retry_delays=(1.0,), max_attempts=2), asyncio.Event(), asyncio.Event()
+    application, first, second = TwoTypes(retry_delays=(1.0,)), asyncio.Event(), asyncio.Event()
 
     async def fail(_event: OrderPlaced) -> None:
         if application.starts[4] == 1:

@@ -13,7 +13,7 @@ from mediator.testing import InMemoryEventSubscription
 from tests.unit.distributed.inbox.application import TYPE, Application, hanging
 from tests.unit.virtual_time import in_virtual_time, now
 
-BESIDE: dict[str, Any] = {"concurrency": 4, "retry_delays": (0.0,), "max_attempts": 3, "drain_timeout": 0.0}
+BESIDE: dict[str, Any] = {"concurrency": 4, "retry_delays": (0.0,) * 2, "drain_timeout": 0.0}
 
 
 async def deliver_to_a_dying_process(application: Application, number: int) -> None:
@@ -134,7 +134,7 @@ async def test_a_suspect_runs_its_last_start_alone_so_that_a_slow_killer_is_park
 @in_virtual_time
 async def test_only_the_start_before_parking_is_the_last_start_of_a_suspect() -> None:
     for limit in (2, 3):
-        application = Application({**BESIDE, "handler_timeout": 100.0, "max_attempts": limit})
+        application = Application({**BESIDE, "handler_timeout": 100.0, "retry_delays": (0.0,) * (limit - 1)})
         application.inbox.take_back = _nothing  # type: ignore[method-assign]  # each process is killed
         await deliver_to_a_dying_process(application, 1)
         application.acts = {1: hanging}
@@ -221,7 +221,7 @@ async def test_events_of_unknown_types_share_one_line_and_take_no_reserved_place
 
     parked: list[object] = []
 
-    async def hangs(event: object) -> bool:
+    async def hangs(event: object, **_: object) -> bool:
         parked.append(event)
         await asyncio.sleep(3600)
         return False

@@ -14,7 +14,7 @@ from mediator.errors import DatabaseUnavailableError, RolledBackError
 from mediator.testing.failpoints import Failure, failpoint
 from tests.unit.distributed.inbox.application import Application, OrderPlaced, Reserved, failing, hanging
 
-QUICK: dict[str, Any] = {"retry_delays": (0.0,), "max_attempts": 3, "drain_timeout": 0.0}
+QUICK: dict[str, Any] = {"retry_delays": (0.0,) * 2, "drain_timeout": 0.0}
 
 
 async def test_eight_stops_in_the_middle_of_a_handler_cost_no_attempt():
@@ -98,7 +98,7 @@ async def test_an_event_is_acknowledged_although_the_consumer_stops_after_the_co
 
 
 async def test_starts_that_ended_with_their_process_are_counted_and_park_at_the_limit(monkeypatch: pytest.MonkeyPatch):
-    application = Application({**QUICK, "max_attempts": 4})
+    application = Application({**QUICK, "retry_delays": (0.0,) * 3})
     application.acts[1] = hanging
     application.publish(1, 2)
     with monkeypatch.context() as patch:
@@ -140,7 +140,7 @@ async def test_a_consumer_waits_during_a_database_outage_and_logs_the_wait_once(
 
 
 async def test_a_database_outage_during_a_handler_costs_no_attempt():
-    application = Application({**QUICK, "max_attempts": 1})
+    application = Application({**QUICK, "retry_delays": ()})
 
     async def act(_event: OrderPlaced) -> None:
         application.acts.clear()
@@ -156,7 +156,7 @@ async def test_a_database_outage_during_a_handler_costs_no_attempt():
 
 
 async def test_parking_waits_for_a_database_outage_to_end_and_no_handler_runs_twice():
-    application = Application({**QUICK, "max_attempts": 1})
+    application = Application({**QUICK, "retry_delays": ()})
 
     async def act(_event: OrderPlaced) -> None:
         raise LookupError
@@ -185,7 +185,7 @@ def _once(action: Any) -> Any:
 
 
 async def test_a_handler_that_loses_the_connection_three_times_uses_up_an_attempt():
-    application = Application({**QUICK, "max_attempts": 2})
+    application = Application({**QUICK, "retry_delays": (0.0,)})
     application.acts[1] = failing(DatabaseUnavailableError("db", "the server closed the connection"))
     application.publish(1)
     async with application.running():
@@ -210,7 +210,7 @@ async def test_a_consumer_that_waits_for_the_database_stops_at_once():
 
 
 async def test_an_outage_of_the_broker_costs_no_attempt():
-    application = Application({**QUICK, "max_attempts": 1})
+    application = Application({**QUICK, "retry_delays": ()})
     application.publish(1)
     application.broker.available = False
     async with application.running():
@@ -222,7 +222,7 @@ async def test_an_outage_of_the_broker_costs_no_attempt():
 
 @pytest.mark.thorough("waits in real time, or does much work")
 async def test_a_full_outbox_costs_handlers_no_attempt_and_is_logged_once():
-    application = Application({**QUICK, "max_attempts": 1, "concurrency": 2}, max_pending=1)
+    application = Application({**QUICK, "retry_delays": (), "concurrency": 2}, max_pending=1)
     application.database.put(CloudEvent("waits", "warehouse.reserved.v1", datetime(2026, 1, 2, tzinfo=UTC), b"{}"))
     application.publish(1, 2, 3)
     with capture_logs() as logs:
@@ -244,7 +244,7 @@ async def test_a_full_outbox_costs_handlers_no_attempt_and_is_logged_once():
 
 
 async def test_an_event_whose_handlers_raise_more_events_than_the_outbox_can_hold_is_parked_without_a_wait():
-    application = Application({**QUICK, "max_attempts": 2}, max_pending=1)
+    application = Application({**QUICK, "retry_delays": (0.0,)}, max_pending=1)
 
     async def one_more(_event: OrderPlaced) -> None:
         DistributedEventBroker(application.unit_of_work()).add(Reserved(0))

@@ -323,7 +323,7 @@ def test_effects_and_parked_events_keep_the_order_of_each_key_for_any_failures(e
 
 async def check_order(events: list[tuple[str, int]]) -> None:
     """Check the order of events. Each event has a key and a number of handler failures; too many failures park the key."""
-    application = Application({"ordering": "key", "retry_delays": (0.0,), "max_attempts": 3})
+    application = Application({"ordering": "key", "retry_delays": (0.0,) * 2})
     for number, (key, failures) in enumerate(events):
         if failures:
             application.acts[number] = failing(ValueError(), failures)

@@ -15,7 +15,7 @@ from mediator.testing.memory.parking import parked_in
 from tests.unit.distributed.inbox.application import Application, OrderPlaced, failing, hanging
 from tests.unit.virtual_time import in_virtual_time, now, settle
 
-UNORDERED: dict[str, Any] = {"retry_delays": (0.0,), "max_attempts": 1}
+UNORDERED: dict[str, Any] = {"retry_delays": ()}
 ORDERED: dict[str, Any] = {**UNORDERED, "ordering": "key"}
 
 
@@ -206,7 +206,7 @@ async def test_every_attempt_of_a_replay_counts_towards_its_rate() -> None:
 
 
 async def test_a_suspect_is_replayed_alone_and_other_events_are_replayed_concurrently_with_handlers() -> None:
-    application = Application({**UNORDERED, "max_attempts": 2, "concurrency": 2})
+    application = Application({**UNORDERED, "retry_delays": (0.0,), "concurrency": 2})
     go = asyncio.Event()
 
     async def wait(_event: OrderPlaced) -> None:
@@ -252,7 +252,7 @@ async def _nothing(*_: object) -> None:
 
 
 async def test_the_attempt_number_of_a_replay_is_one_more_than_before() -> None:
-    application = Application({"retry_delays": (0.0,), "max_attempts": 3})
+    application = Application({"retry_delays": (0.0,) * 2})
     application.acts[1] = failing(ValueError())
     application.publish(1)
     async with application.running():

@@ -16,7 +16,7 @@ from mediator.testing import InMemoryEventSubscription
 from tests.unit.distributed.inbox.application import TYPE, Application, OrderPlaced, failing, hanging
 from tests.unit.virtual_time import settle
 
-BESIDE: dict[str, Any] = {"retry_delays": (0.0,), "max_attempts": 3, "drain_timeout": 0.0, "concurrency": 4}
+BESIDE: dict[str, Any] = {"retry_delays": (0.0,) * 2, "drain_timeout": 0.0, "concurrency": 4}
 
 
 class MortalApplication(Application):
@@ -75,7 +75,7 @@ async def test_only_the_killers_are_parked_in_any_order_of_events(order: tuple[i
 
 
 async def test_an_event_whose_last_start_died_with_a_killer_is_started_once_more():
-    application = MortalApplication((), max_attempts=2)
+    application = MortalApplication((), retry_delays=(0.0,))
     application.acts[1] = failing(ValueError(), times=1)
     together = asyncio.Barrier(2)
 
@@ -248,7 +248,7 @@ async def test_the_suspect_with_the_fewest_starts_is_handled_first():
     application.publish(4)
     with Guard(shared_lock_here(), asyncio.Event()) as guard:
         await guard.shared()
-        async with application.running(application.consuming(max_attempts=100)):
+        async with application.running(application.consuming(retry_delays=(0.0,) * 99)):
             await settle()
             assert application.attempts == []
             guard._release()
@@ -280,7 +280,7 @@ async def test_a_killer_due_to_be_parked_when_the_consumer_stopped_is_not_starte
     del application.inbox.take_back  # type: ignore[attr-defined]
     park, reached = application.parking.park, asyncio.Event()
 
-    async def hang(*_: object) -> bool:
+    async def hang(*_: object, **__: object) -> bool:
         reached.set()
         await asyncio.Event().wait()
         return False

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from mediator import EventConsumer, current_scope
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.inbox import Deliveries, Delivery, Ordering
-from mediator.distributed.inbox.retries import DELAYS
+from mediator.distributed.inbox.retries import ENDLESS_DELAYS, QUICK_DELAYS
 from mediator.errors import (
     DatabaseUnavailableError,
     DatabaseWriteError,
@@ -50,7 +50,13 @@ class Timed(Application):
         self.inbox.clean = self._clean  # type: ignore[method-assign]
 
     def consuming(self, **options: Any) -> EventConsumer:
-        given = {"parking": self.parking, "now": lambda: self.began + now(), **self.options, **options}
+        given = {
+            "parking": self.parking,
+            "later_delays": (),
+            "now": lambda: self.began + now(),
+            **self.options,
+            **options,
+        }
         subscription = ObservedSubscription(self)
         return EventConsumer(subscription, self.inbox, self.unit_of_work, self.mediator, **given)
 
@@ -208,20 +214,33 @@ async def test_a_failing_event_is_retried_after_the_pauses_of_its_schedule_and_t
     application.acts[1] = failing(ValueError())
     application.publish(1)
     async with application.running():
-        await application.settled_in(3000)
-    times = application.delivered(1)
+        await application.settled_in(6)
+    assert_jittered(application.delivered(1), QUICK_DELAYS)
+    assert [attempt for _, attempt in application.attempts] == [1, 2, 3, 4]
+    assert application.parked() == [("e1", "handler-failed", 4)]
+
+
+@in_virtual_time
+async def test_by_default_an_event_without_parking_is_retried_after_growing_pauses() -> None:
+    application = Timed({"parking": None})
+    application.acts[1] = failing(ValueError(), times=len(ENDLESS_DELAYS))
+    application.publish(1)
+    async with application.running():
+        await application.settled_in(1000)
+    assert_jittered(application.delivered(1), ENDLESS_DELAYS)
+    assert application.effects == [1]
+
+
+def assert_jittered(times: list[float], delays: tuple[float, ...]) -> None:
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert len(pauses) == len(DELAYS)
-    for pause, delay in zip(pauses, DELAYS, strict=True):
+    for pause, delay in zip(pauses, delays, strict=True):
         assert 0.8 * delay - 0.001 <= pause <= 1.2 * delay + 0.001
-    assert len({round(pause / delay, 3) for pause, delay in zip(pauses, DELAYS, strict=True) if delay}) > 2
-    assert [attempt for _, attempt in application.attempts] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert application.parked() == [("e1", "handler-failed", 8)]
+    assert len({round(pause / delay, 3) for pause, delay in zip(pauses, delays, strict=True) if delay}) > 1
 
 
 @in_virtual_time
 async def test_pauses_count_the_starts_that_failed_and_not_the_deliveries() -> None:
-    application = Timed({"retry_delays": (1.0, 100.0, 1000.0), "drain_timeout": 0.0})
+    application = Timed({"retry_delays": (0.02, 0.2, 2.0), "drain_timeout": 0.0})
     application.acts[1] = hanging
     application.publish(1)
     for _ in range(5):
@@ -230,10 +249,10 @@ async def test_pauses_count_the_starts_that_failed_and_not_the_deliveries() -> N
     application.acts[1] = failing(ValueError())
     application.deliveries.clear()
     async with application.running(application.consuming()):
-        await application.settled_in(3000)
+        await application.settled_in(3)
     times = application.delivered(1)
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert [round(pause / unit) for pause, unit in zip(pauses, (1, 100, 1000), strict=True)] == [1, 1, 1]
+    assert [round(pause / unit) for pause, unit in zip(pauses, (0.02, 0.2, 2.0), strict=True)] == [1, 1, 1]
 
 
 @in_virtual_time
@@ -251,7 +270,7 @@ async def test_without_parking_a_failing_event_is_redelivered_without_limit_afte
 
 @in_virtual_time
 async def test_without_parking_an_event_whose_process_died_often_is_started_again() -> None:
-    application = Timed({"parking": None, "retry_delays": (0.0,), "max_attempts": 2, "drain_timeout": 0.0})
+    application = Timed({"parking": None, "retry_delays": (0.0,), "drain_timeout": 0.0})
     application.acts[1] = hanging
     take_back, application.inbox.take_back = application.inbox.take_back, _nothing  # type: ignore[method-assign]
     application.publish(1)
@@ -292,7 +311,7 @@ async def test_an_event_of_an_unknown_type_is_redelivered_after_growing_pauses_u
 
 @in_virtual_time
 async def test_a_handler_is_cancelled_at_its_timeout_in_each_attempt() -> None:
-    application = Timed({"handler_timeout": 40.0, "retry_delays": (0.0,), "max_attempts": 3})
+    application = Timed({"handler_timeout": 40.0, "retry_delays": (0.0,) * 2})
     application.acts[1] = hanging
     application.publish(1)
     with capture_logs() as logs:
@@ -308,7 +327,7 @@ async def test_a_hanging_authenticator_is_cancelled_at_the_handler_timeout() -> 
     async def authenticate(_event: CloudEvent) -> None:
         await asyncio.Event().wait()
 
-    application = Timed({"authenticate": authenticate, "handler_timeout": 40.0, "max_attempts": 1})
+    application = Timed({"authenticate": authenticate, "handler_timeout": 40.0, "retry_delays": ()})
     application.publish(1)
     async with application.running():
         await application.settled_in(41)
@@ -317,7 +336,7 @@ async def test_a_hanging_authenticator_is_cancelled_at_the_handler_timeout() -> 
 
 @in_virtual_time
 async def test_a_timeout_raised_by_a_handler_is_reported_as_its_own_failure() -> None:
-    application = Timed({"handler_timeout": 40.0, "retry_delays": (0.0,), "max_attempts": 2})
+    application = Timed({"handler_timeout": 40.0, "retry_delays": (0.0,)})
 
     async def own(_event: OrderPlaced) -> None:
         async with asyncio.timeout(3):
@@ -333,7 +352,7 @@ async def test_a_timeout_raised_by_a_handler_is_reported_as_its_own_failure() ->
 
 @in_virtual_time
 async def test_a_behavior_that_takes_too_long_after_the_commit_is_logged_and_causes_no_second_effect() -> None:
-    application = Timed({"handler_timeout": 40.0, "retry_delays": (0.0,), "max_attempts": 3})
+    application = Timed({"handler_timeout": 40.0, "retry_delays": (0.0,) * 2})
 
     async def act(_event: OrderPlaced) -> None:
         async def hang() -> None:
@@ -390,7 +409,7 @@ async def test_a_start_is_taken_back_before_another_process_can_have_the_event()
 
 @in_virtual_time
 async def test_a_failure_is_recorded_once_before_the_redelivery_although_the_database_was_unavailable() -> None:
-    application, log = Timed({"retry_delays": (1.0,), "max_attempts": 3}), list[str]()
+    application, log = Timed({"retry_delays": (1.0,) * 2}), list[str]()
     end = application.inbox.end
 
     async def noting(*row: Any) -> None:
@@ -459,16 +478,16 @@ async def test_a_consumer_that_waits_for_the_database_is_stopped_at_once_with_al
 
 @in_virtual_time
 async def test_a_parked_event_is_logged_once_parked_and_terminated_at_the_broker_with_the_reason() -> None:
-    application = Timed({"ordering": "key", "retry_delays": (0.0,), "max_attempts": 1})
+    application = Timed({"ordering": "key", "retry_delays": ()})
     park, refusals = application.parking.park, [1, 2]
 
-    async def away(*arguments: Any) -> bool:
+    async def away(*arguments: Any, **options: Any) -> bool:
         if refusals:
             refusals.pop()
             application.database.available = False
             asyncio.get_running_loop().call_later(3, setattr, application.database, "available", True)
             application.database.check_available()
-        return await park(*arguments)
+        return await park(*arguments, **options)
 
     application.parking.park = away  # type: ignore[method-assign]
     application.acts[1] = failing(ValueError())
@@ -656,7 +675,7 @@ async def test_an_outage_and_a_full_outbox_have_independent_pauses() -> None:
 
 @in_virtual_time
 async def test_an_event_whose_writes_find_no_room_fails_by_itself_after_ten_starts_in_half_a_minute() -> None:
-    application = Timed({"concurrency": 2, "retry_delays": (0.0,), "max_attempts": 1})
+    application = Timed({"concurrency": 2, "retry_delays": ()})
     full = DatabaseWriteError("db", "database or disk is full")
     application.acts = {1: failing(full, times=9), 2: failing(full)}
     application.publish(1, 2)
@@ -670,7 +689,7 @@ async def test_an_event_whose_writes_find_no_room_fails_by_itself_after_ten_star
 
 @in_virtual_time
 async def test_a_database_that_answers_and_stores_nothing_is_waited_for_without_limit_and_costs_no_attempt() -> None:
-    application = Timed({"retry_delays": (0.0,), "max_attempts": 1})
+    application = Timed({"retry_delays": ()})
     has_room_at = now() + 600
 
     async def takes_writes() -> bool:
@@ -690,7 +709,7 @@ async def test_a_database_that_answers_and_stores_nothing_is_waited_for_without_
 
 @in_virtual_time
 async def test_lost_connections_are_not_added_up_over_deliveries() -> None:
-    application = Timed({"retry_delays": (1.0,), "max_attempts": 4})
+    application = Timed({"retry_delays": (1.0,) * 3})
     errors = [DatabaseUnavailableError("db", "x")] * 2 + [ValueError()] + [DatabaseUnavailableError("db", "x")] * 2
 
     async def act(_event: OrderPlaced) -> None:
@@ -707,7 +726,7 @@ async def test_lost_connections_are_not_added_up_over_deliveries() -> None:
 
 @in_virtual_time
 async def test_connections_lost_during_a_database_outage_cost_the_handler_no_attempt() -> None:
-    application = Timed({"retry_delays": (1.0,), "max_attempts": 4})
+    application = Timed({"retry_delays": (1.0,) * 3})
     outages = [True, True, True, False, False]
 
     async def act(_event: OrderPlaced) -> None:
@@ -730,7 +749,7 @@ async def test_connections_lost_during_a_database_outage_cost_the_handler_no_att
 
 @in_virtual_time
 async def test_each_event_whose_handler_cancels_its_own_task_pauses_for_a_second() -> None:
-    application = Timed({"retry_delays": (0.0,), "max_attempts": 3})
+    application = Timed({"retry_delays": (0.0,) * 2})
 
     async def act(_event: OrderPlaced) -> None:
         task = asyncio.current_task()
