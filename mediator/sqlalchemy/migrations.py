@@ -134,6 +134,21 @@ without rewriting the table. Processes of version 1 that still run do not set th
 default value. An empty partition key becomes NULL, since version 1 treated an empty key as no key.
 """
 
+_VERSION_3 = (
+    "ALTER TABLE mediator_parked ADD COLUMN ordered INTEGER DEFAULT 1 NOT NULL",
+    "ALTER TABLE mediator_parked ADD COLUMN due_at FLOAT",
+    "ALTER TABLE mediator_parked ADD COLUMN tries INTEGER DEFAULT 0 NOT NULL",
+    "ALTER TABLE mediator_parked ADD COLUMN last_start VARCHAR(8) DEFAULT 'ended' NOT NULL",
+    "ALTER TABLE mediator_parked ADD COLUMN claim INTEGER DEFAULT 0 NOT NULL",
+    "CREATE INDEX mediator_parked_by_due ON mediator_parked (consumer, due_at, number) WHERE due_at IS NOT NULL",
+)
+"""The statements of version 3, in which a consumer tries parked events later by itself.
+
+The database can add these columns without rewriting the table. Processes of version 2 that still run do not set the
+columns. The events that they park get the default values, as the events do that are parked already. These events are
+kept in order, and wait for a person.
+"""
+
 _SET_SOURCES = (
     f"UPDATE mediator_outbox SET source = {_APPLICATION} WHERE source = ''",  # noqa: S608
     f"UPDATE mediator_outbox_archive SET source = {_APPLICATION} WHERE source = ''",  # noqa: S608
@@ -148,7 +163,8 @@ HISTORY: SchemaHistory = SchemaHistory(
             dict.fromkeys(("sqlite", "postgresql"), _VERSION_2),
             names_events=True,
             adds=("mediator_outbox", "source"),
-        )
+        ),
+        Migration(3, dict.fromkeys(("sqlite", "postgresql"), _VERSION_3), adds=("mediator_parked", "due_at")),
     ],
 )
 """The versions of this library's tables."""
@@ -216,9 +232,7 @@ def _unless_there(statement: Insert, dialect: Dialect) -> str:
     return f"{statement.compile(dialect=dialect, compile_kwargs={'literal_binds': True})} ON CONFLICT DO NOTHING"
 
 
-_UNCHANGED = frozenset(
-    {"mediator_attempts", "mediator_idempotency", "mediator_inbox", "mediator_parked", "mediator_relay_buckets"}
-)
+_UNCHANGED = frozenset({"mediator_attempts", "mediator_idempotency", "mediator_inbox", "mediator_relay_buckets"})
 """The tables that no migration has changed. A database without a recorded version may lack some of these tables."""
 
 

@@ -4,12 +4,29 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Float, and_, delete, exists, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text, released_event, to_json
+from mediator.distributed.parking import (
+    CLAIM_SECONDS,
+    ParkedEvent,
+    ParkedFilter,
+    Parking,
+    ParkReason,
+    error_text,
+    released_event,
+    to_json,
+)
+from mediator.distributed.starts import LastStart, Start, refusal
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import ParkedEventBlockedError, ParkedEventConflictError, SettingError, misuse, not_found
+from mediator.errors import (
+    ClaimLostError,
+    ParkedEventBlockedError,
+    ParkedEventConflictError,
+    SettingError,
+    misuse,
+    not_found,
+)
 from mediator.sqlalchemy.database import Database, DatabaseClock
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import attempts, columns_of, inbox, outbox, parked, parked_of, row_of
@@ -34,15 +51,15 @@ class SqlAlchemyParking(Parking):
         self._database = database_of(engine)
         self._clock = DatabaseClock(self._database.dialect, clock_offset)
 
-    async def park(self, event: ParkedEvent, /) -> bool:
+    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
         identity = {"consumer": event.consumer, "source": event.source, "event_id": event.event_id}
         row: Any = self._database.insert(inbox).values(**identity, received_at=self._clock.now())
         async with self._database.writing() as connection:
             if (await connection.execute(row.on_conflict_do_nothing())).rowcount != 1:
                 return False
-            if event.partition_key is not None:
-                await lock_key(connection, event.consumer, event.partition_key)
-            await connection.execute(insert(parked).values(self._row(event)))
+            await _lock_key_of(connection, event)
+            due = {} if due_in is None else {"due_at": self._in(due_in)}
+            await connection.execute(insert(parked).values({**self._row(event), **due}))
             counted = [attempts.c[name] == value for name, value in identity.items()]
             await connection.execute(delete(attempts).where(*counted))
         return True
@@ -54,6 +71,9 @@ class SqlAlchemyParking(Parking):
     def _row(self, event: ParkedEvent) -> dict[str, Any]:
         row = row_of(event)
         return row if event.parked_at is not None else {**row, "parked_at": self._clock.now()}
+
+    def _in(self, seconds: float) -> ColumnElement[float]:
+        return self._clock.now() + literal(seconds, Float)
 
     async def find(
         self, which: ParkedFilter, /, *, after: int = 0, limit: int = 100, bodies: bool = True
@@ -93,14 +113,74 @@ class SqlAlchemyParking(Parking):
             await connection.execute(update(parked).where(parked.c.number == number).values(values))
             return await _get(connection, number)
 
-    async def reserve(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
+    async def claim(self, consumer: str, /) -> ParkedEvent | None:
+        due = select(parked.c.number).where(_waits(consumer), parked.c.due_at <= self._clock.now())
+        first = due.order_by(parked.c.due_at, parked.c.number).limit(1).with_for_update(skip_locked=True)
+        claiming = update(parked).where(parked.c.number == first.scalar_subquery()).returning(*parked.c)
+        claiming = claiming.values(claim=parked.c.claim + 1, due_at=self._in(CLAIM_SECONDS))
+        async with self._database.writing() as connection:
+            found = (await connection.execute(claiming)).first()
+        return None if found is None else parked_of(found)
+
+    async def due_in(self, consumer: str, /) -> float | None:
+        seconds = select(func.min(parked.c.due_at) - self._clock.now()).where(_waits(consumer))
+        async with self._database.reader.connect() as connection:
+            found = (await connection.execute(seconds)).scalar_one()
+        return None if found is None else max(0.0, found)
+
+    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False) -> Start:
+        starts = select(parked.c.attempts, parked.c.last_start).where(_is_claimed(event)).with_for_update()
+        async with self._database.writing() as connection:
+            found = (await connection.execute(starts)).first()
+            if found is None:
+                raise _claim_lost(event.number)
+            refused = refusal(found.attempts, LastStart(found.last_start), limit, alone=alone)
+            if refused is None:
+                last = LastStart.ALONE if alone else LastStart.BESIDE
+                counted = {"attempts": found.attempts + 1, "last_start": last.value}
+                await connection.execute(update(parked).where(parked.c.number == event.number).values(counted))
+        return refused or Start(found.attempts + 1)
+
+    async def postpone(
+        self,
+        event: ParkedEvent,
+        /,
+        *,
+        due_in: float | None,
+        reason: ParkReason = ParkReason.WAITING,
+        error: str | None = None,
+        started: bool = True,
+        failed: bool = True,
+    ) -> None:
+        values = {
+            "due_at": None if due_in is None else self._in(due_in),
+            "reason": reason.value,
+            "error": parked.c.error if error is None else error_text(error),
+            "last_start": LastStart.ENDED.value,
+            "attempts": parked.c.attempts - int(not started),
+            "tries": parked.c.tries + int(failed),
+        }
+        async with self._database.writing() as connection:
+            if (await connection.execute(update(parked).where(_is_claimed(event)).values(values))).rowcount != 1:
+                raise _claim_lost(event.number)
+
+    async def reserve(self, unit_of_work: UnitOfWork, number: int, /, *, claim: int | None = None) -> ParkedEvent:
         connection = await own_connection(self, self._database, unit_of_work)
         event = await _get(connection, number, locked=True)
+        if claim is not None and event.claim != claim:
+            raise _claim_lost(number)
         await _check_head(connection, event)
         return event
 
-    async def take(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
-        return await _take(await own_connection(self, self._database, unit_of_work), number)
+    async def take(self, unit_of_work: UnitOfWork, number: int, /, *, release_next: bool = False) -> ParkedEvent:
+        connection = await own_connection(self, self._database, unit_of_work)
+        event = await _take(connection, number, locks_next=release_next)
+        if release_next:
+            first = select(func.min(parked.c.number)).where(_same_ordering_key(event)).scalar_subquery()
+            was_held_back = and_(parked.c.reason == ParkReason.KEY_PARKED.value, parked.c.due_at.is_(None))
+            released = update(parked).where(parked.c.number == first, was_held_back).values(due_at=self._clock.now())
+            await connection.execute(released)
+        return event
 
     async def release(self, number: int, /) -> ParkedEvent:
         async with self._database.writing() as connection:
@@ -140,12 +220,9 @@ async def own_connection(part: object, database: Database, unit_of_work: UnitOfW
 
 
 def is_key_parked(consumer: str, key: str) -> ColumnElement[bool]:
-    """Return a condition that is true when an incoming event of the given consumer and key is parked."""
-    return exists(
-        select(literal(1)).where(
-            parked.c.consumer == consumer, parked.c.partition_key == key, parked.c.direction == "in"
-        )
-    )
+    """Return a condition that is true when an incoming event of the given consumer and key is parked, and keeps order."""
+    same_key = and_(parked.c.consumer == consumer, parked.c.partition_key == key, parked.c.direction == "in")
+    return exists(select(literal(1)).where(same_key, parked.c.ordered == 1))
 
 
 async def lock_key(connection: AsyncConnection, consumer: str, key: str) -> None:
@@ -154,6 +231,11 @@ async def lock_key(connection: AsyncConnection, consumer: str, key: str) -> None
         digest = hashlib.sha256(f"mediator.parked\0{consumer}\0{key}".encode()).digest()
         number = int.from_bytes(digest[:8], "big", signed=True)
         await connection.execute(select(func.pg_advisory_xact_lock(number)))
+
+
+async def _lock_key_of(connection: AsyncConnection, event: ParkedEvent) -> None:
+    if event.partition_key is not None and event.ordered:
+        await lock_key(connection, event.consumer, event.partition_key)
 
 
 async def _get(connection: AsyncConnection, number: int, *, locked: bool = False) -> ParkedEvent:
@@ -166,15 +248,20 @@ async def _get(connection: AsyncConnection, number: int, *, locked: bool = False
     return parked_of(found)
 
 
-async def _take(connection: AsyncConnection, number: int, *, in_order: bool = True) -> ParkedEvent:
+async def _take(
+    connection: AsyncConnection, number: int, *, in_order: bool = True, locks_next: bool = False
+) -> ParkedEvent:
     """Remove and return a parked event. With `in_order`, the event must be the first parked event of its key.
 
     Every method locks the row before the key. A replay locks the row, runs the handlers, and then locks the key. If a
     transaction locked the key first and then waited for the row, the transaction and the replay would block each other.
+    With `locks_next`, the row of the next event of the key is locked before the key too, since the caller changes it.
     """
     event = await _get(connection, number, locked=True)
-    if event.partition_key is not None:
-        await lock_key(connection, event.consumer, event.partition_key)
+    if locks_next:
+        following = select(parked.c.number).where(_same_ordering_key(event), parked.c.number > number)
+        await connection.execute(following.order_by(parked.c.number).limit(1).with_for_update())
+    await _lock_key_of(connection, event)
     if in_order:
         await _check_head(connection, event)
     await connection.execute(delete(parked).where(parked.c.number == number))
@@ -200,13 +287,32 @@ async def _check_absent(connection: AsyncConnection, event: ParkedEvent) -> None
 
 
 def _same_ordering_key(event: ParkedEvent) -> ColumnElement[bool]:
-    if event.partition_key is None:
+    if event.partition_key is None or not event.ordered:
         return parked.c.number == event.number
     return and_(
+        parked.c.ordered == 1,
         parked.c.direction == event.direction,
         parked.c.consumer == event.consumer,
         parked.c.partition_key == event.partition_key,
     )
+
+
+def _waits(consumer: str) -> ColumnElement[bool]:
+    """Match the events that a consumer tries again by itself.
+
+    SQLite uses the index `mediator_parked_by_due` only when the statement repeats the condition of the index. The
+    direction is not compared, since outgoing events have no consumer. With this further condition, PostgreSQL would
+    read all events of the consumer while it has no statistics.
+    """
+    return and_(parked.c.consumer == consumer, parked.c.due_at.is_not(None))
+
+
+def _is_claimed(event: ParkedEvent) -> ColumnElement[bool]:
+    return and_(parked.c.number == event.number, parked.c.claim == event.claim)
+
+
+def _claim_lost(number: int) -> ClaimLostError:
+    return ClaimLostError(f"parked event {number} was claimed again, or is no longer parked")
 
 
 def _matches(which: ParkedFilter) -> ColumnElement[bool]:
@@ -222,4 +328,6 @@ def _matches(which: ParkedFilter) -> ColumnElement[bool]:
         conditions.append(is_one_of_numbers(parked.c.number, which.numbers))
     if which.since is not None:
         conditions.append(parked.c.parked_at >= which.since)
+    if which.waiting is not None:
+        conditions.append(parked.c.due_at.is_not(None) if which.waiting else parked.c.due_at.is_(None))
     return and_(literal(value=True), *conditions)

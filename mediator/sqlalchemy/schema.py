@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.parking import ParkedEvent, from_json, to_json
+from mediator.distributed.starts import LastStart
 from mediator.distributed.storable import (
     LONGEST_EVENT_ID,
     LONGEST_GROUP,
@@ -76,8 +77,23 @@ def _source() -> Column[str]:
     return Column("source", String(LONGEST_TEXT), nullable=False, server_default="")
 
 
-def _partial_index(name: str, column: str, condition: str) -> Index:
-    return Index(name, column, sqlite_where=text(condition), postgresql_where=text(condition))
+def _later_try_columns() -> list[Column[Any]]:
+    """Return the columns for the later tries of a parked event.
+
+    The columns are the last columns of their table, since an upgrade adds columns at the end. Each column has a default
+    or may be NULL, because processes of version 2 do not set the columns.
+    """
+    return [
+        Column("ordered", Integer, nullable=False, server_default=text("1")),
+        Column("due_at", Float),
+        Column("tries", Integer, nullable=False, server_default=text("0")),
+        Column("last_start", String(8), nullable=False, server_default=LastStart.ENDED.value),
+        Column("claim", Integer, nullable=False, server_default=text("0")),
+    ]
+
+
+def _partial_index(name: str, *columns: str, condition: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
 outbox: Table = Table(
@@ -87,9 +103,9 @@ outbox: Table = Table(
     *_event_columns(),
     Column("deliver_at", Float),
     _source(),
-    _partial_index("mediator_outbox_ready", "sequence", "deliver_at IS NULL"),
-    _partial_index("mediator_outbox_by_due", "deliver_at", "deliver_at IS NOT NULL"),
-    _partial_index("mediator_outbox_unnamed", "sequence", "source = ''"),
+    _partial_index("mediator_outbox_ready", "sequence", condition="deliver_at IS NULL"),
+    _partial_index("mediator_outbox_by_due", "deliver_at", condition="deliver_at IS NOT NULL"),
+    _partial_index("mediator_outbox_unnamed", "sequence", condition="source = ''"),
     sqlite_autoincrement=True,
 )
 """Committed events that the broker has not stored yet. `sequence` orders the events of one key.
@@ -151,14 +167,21 @@ parked: Table = Table(
     Column("error", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("parked_at", Float, nullable=False),
+    *_later_try_columns(),
     UniqueConstraint("direction", "consumer", "source", "event_id", name="mediator_parked_once"),
     Index("mediator_parked_by_key", "consumer", "partition_key", "number"),
+    _partial_index("mediator_parked_by_due", "consumer", "due_at", "number", condition="due_at IS NOT NULL"),
     sqlite_autoincrement=True,
 )
 """Parked events (dead letters): incoming events that could not be handled, outgoing events that could not be published.
 
 `direction` is `in` or `out`; `consumer` is empty for outgoing events. `number` orders the events of one consumer and
 key. `sequence` is the sequence of an incoming event in the stream, or of an outgoing event in the outbox.
+
+If `ordered` is 0, the group keeps no order, and the event stands alone although its key is stored. `due_at` is the time
+at which the consumer tries the event again by itself, in seconds since the epoch; NULL if the event waits for a person
+or for an earlier event of its key. `tries` counts the failed later tries. `last_start` has a value of `LastStart`.
+`claim` counts the claims of the event, so that a process notices that another process has claimed the event after it.
 """
 
 idempotency: Table = Table(
@@ -228,7 +251,8 @@ _COLUMNS = tuple(field.name for field in fields(ParkedEvent))
 def row_of(event: ParkedEvent) -> dict[str, Any]:
     """Return the values of a parked event's columns. The number is left out, since the database assigns it."""
     row = {name: getattr(event, name) for name in _COLUMNS if name != "number"}
-    return {**row, "extensions": to_json(event.extensions), "headers": to_json(event.headers)}
+    texts = {"extensions": to_json(event.extensions), "headers": to_json(event.headers)}
+    return {**row, **texts, "ordered": int(event.ordered), "last_start": event.last_start.value}
 
 
 def parked_of(row: Any) -> ParkedEvent:
@@ -236,6 +260,8 @@ def parked_of(row: Any) -> ParkedEvent:
     values: dict[str, Any] = {name: getattr(row, name, b"") for name in _COLUMNS}
     values["data"] = bytes(values["data"])
     values["partition_key"] = row.partition_key or None
+    values["ordered"] = bool(row.ordered)
+    values["last_start"] = LastStart(row.last_start)
     for name in ("extensions", "headers"):
         values[name] = from_json(getattr(row, name))
     return ParkedEvent(**values)

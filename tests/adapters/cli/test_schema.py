@@ -126,7 +126,7 @@ def test_upgrade_creates_the_tables_and_a_second_upgrade_changes_nothing(tmp_pat
     file = tmp_path / "app.db"
     monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
     first, second = (CliRunner().invoke(cli, ["schema", "upgrade", f"{SAMPLE}:create"]) for _ in range(2))
-    assert (first.exit_code, "applied version 1, 2" in first.stdout) == (0, True)
+    assert (first.exit_code, "applied version 1, 2, 3" in first.stdout) == (0, True)
     assert (second.exit_code, "nothing to do" in second.stdout) == (0, True)
     assert tables(file) == TABLES
 
@@ -146,9 +146,9 @@ def test_upgrade_refuses_tables_that_are_newer_than_the_library(tmp_path, monkey
 
 
 def test_sql_from_a_version_contains_the_later_changes_and_an_unknown_version_is_a_wrong_call():
-    nothing = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "2"])
+    nothing = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "3"])
     assert (nothing.exit_code, nothing.stdout) == (0, "")
-    assert nothing.stderr == "Tables of version 2 are up to date.\n"
+    assert nothing.stderr == "Tables of version 3 are up to date.\n"
     named = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "1", "--application", "sales"])
     assert (named.exit_code, "DEFAULT 'sales'" in named.stdout) == (0, True)
     unnamed = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "1"])
@@ -178,7 +178,7 @@ def test_upgrade_names_the_events_after_the_application_of_the_container(tmp_pat
     monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
     version_1_in(file)
     result = CliRunner().invoke(cli, ["schema", "upgrade", f"{OUTBOX_SAMPLE}:create"])
-    assert (result.exit_code, "applied version 2" in result.stdout) == (0, True), result.stderr
+    assert (result.exit_code, "applied version 2, 3" in result.stdout) == (0, True), result.stderr
     assert sources(file) == {"sales"}
 
 

@@ -61,7 +61,7 @@ async def claimed(outbox: SqlAlchemyOutbox) -> Sequence[CloudEvent]:
 async def test_an_upgrade_creates_the_current_tables_and_keeps_their_rows(engine: AsyncEngine):
     with pytest.raises(SchemaError, match="this library needs version"):
         await create_schema(engine)
-    assert await upgrade_schema(engine, application=APPLICATION) == [2]
+    assert await upgrade_schema(engine, application=APPLICATION) == [2, 3]
     assert await schema_differences(engine) == []
     assert await upgrade_schema(engine) == []
 
@@ -80,6 +80,7 @@ async def test_the_row_statements_name_the_events_in_a_migration_generated_by_al
         "ALTER TABLE mediator_outbox ADD COLUMN source VARCHAR(255) DEFAULT '' NOT NULL",
         "ALTER TABLE mediator_outbox_archive ADD COLUMN source VARCHAR(255) DEFAULT '' NOT NULL",
         "CREATE INDEX mediator_outbox_unnamed ON mediator_outbox (sequence) WHERE source = ''",
+        *(each for each in schema_statements(dialect, from_version=2) if "mediator_schema" not in each),
     ]
     for _ in range(2):
         await execute(engine, [*added, *schema_rows(dialect, application=APPLICATION)])
@@ -136,7 +137,7 @@ async def test_an_upgrade_leaves_no_event_without_a_source(engine: AsyncEngine, 
     with pytest.raises(SettingError, match="mediator_parked has events"):
         await upgrade_schema(engine)
     await execute(engine, ["DELETE FROM mediator_parked WHERE direction = 'out'"])
-    assert await upgrade_schema(engine) == [2]
+    assert await upgrade_schema(engine) == [2, 3]
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "n" * 129])
@@ -145,13 +146,13 @@ async def test_an_upgrade_with_an_invalid_source_changes_nothing(engine: AsyncEn
         await upgrade_schema(engine, application=name)
     with pytest.raises(SettingError, match="application"):
         schema_sql(dialect, from_version=1, application=name)
-    assert "the tables are of version 1, and this library needs version 2" in await schema_differences(engine)
+    assert "the tables are of version 1, and this library needs version 3" in await schema_differences(engine)
 
 
 async def test_one_of_several_concurrent_upgrades_names_the_events(url: str, dialect: str, engine: AsyncEngine):
     async with open_engine(url) as other:
         done = await asyncio.gather(*(upgrade_schema(each, application=APPLICATION) for each in (engine, other) * 2))
-    assert sorted(version for each in done for version in each) == [2]
+    assert sorted(version for each in done for version in each) == [2, 3]
     async with engine.connect() as connection:
         sources = await connection.execute(text("SELECT DISTINCT source FROM mediator_outbox"))
         assert list(sources.scalars()) == [APPLICATION]
