@@ -11,12 +11,15 @@ import pytest
 
 from mediator.distributed.inbox import Admission
 from mediator.distributed.outbox import OutboxBatch
-from mediator.distributed.parking import ParkedEvent
+from mediator.distributed.parking import ParkedEvent, ParkReason
+from mediator.distributed.starts import Start
 from mediator.distributed.unit_of_work import StagedEvent, UnitOfWork
 from mediator.errors import EventIdConflictError, ParkedEventConflictError
 from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryOutbox, InMemoryParking, InMemoryUnitOfWork
-from mediator.testing.conformance import StorageConformance, StorageUnderTest
+from mediator.testing.conformance import StorageCapability, StorageConformance, StorageUnderTest
+from mediator.testing.memory.database import in_database
 from tests.conformance.storages import in_memory
+from tests.unit.virtual_time import in_virtual_time, now
 
 pytestmark = pytest.mark.thorough("runs the conformance suites once for each planted fault")
 
@@ -90,6 +93,16 @@ class AdmittingInbox(InMemoryInbox):
         return Admission.NEW if admission is Admission.DUPLICATE else admission
 
 
+class KeyedInbox(InMemoryInbox):
+    """Puts arriving events behind every parked event of their key, even in groups without order."""
+
+    async def insert(self, *args: Any, **options: Any) -> Admission:
+        admission = await super().insert(*args, **options)
+        parked = self._database.tables.get("mediator_parked", {}).values()
+        keys = {event.partition_key for event in parked if not event.ordered}
+        return Admission.KEY_PARKED if admission is Admission.NEW and options.get("key") in keys else admission
+
+
 class UncountingInbox(InMemoryInbox):
     async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
         pass
@@ -122,6 +135,108 @@ class DroppingParking(InMemoryParking):
             return await self.discard(number)
 
 
+class GreedyParking(InMemoryParking):
+    """Claims events that a transaction has reserved."""
+
+    async def claim(self, consumer: str, /) -> ParkedEvent | None:
+        locks, self._database.locks = self._database.locks, {}
+        try:
+            return await super().claim(consumer)
+        finally:
+            self._database.locks = locks
+
+
+class RestlessParking(InMemoryParking):
+    """Returns a claimed event to the next claim, too."""
+
+    async def claim(self, consumer: str, /) -> ParkedEvent | None:
+        claimed = await super().claim(consumer)
+        if claimed is not None:
+            self._database.tables["mediator_parked"][claimed.number] = replace(claimed, due_at=0.0)
+        return claimed
+
+
+class EarlyParking(InMemoryParking):
+    """Claims events ten seconds before they are due."""
+
+    def _waiting(self, consumer: str) -> Sequence[tuple[float, ParkedEvent]]:
+        return [(at - 10, event) for at, event in super()._waiting(consumer)]
+
+
+class UnorderedParking(InMemoryParking):
+    """Claims the due event with the smallest number, even if another event is due for a longer time."""
+
+    def _waiting(self, consumer: str) -> Sequence[tuple[float, ParkedEvent]]:
+        now = self._database.now()
+        return [(0.0 if at <= now else at, event) for at, event in super()._waiting(consumer)]
+
+
+class UncountingParking(InMemoryParking):
+    """Does not store the starts of later tries."""
+
+    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False) -> Start:
+        stored = await self.get(event.number)
+        start = await super().start(event, limit, alone=alone)
+        self._database.tables["mediator_parked"][event.number] = stored
+        return start
+
+
+class TrustingParking(InMemoryParking):
+    """Accepts a claim that another claim has replaced."""
+
+    async def postpone(self, event: ParkedEvent, /, **options: Any) -> None:
+        await super().postpone(replace(event, claim=(await self.get(event.number)).claim), **options)
+
+
+class UnguardedParking(InMemoryParking):
+    """Reserves an event for a claim that another claim has replaced."""
+
+    async def reserve(self, unit_of_work: UnitOfWork, number: int, /, *, claim: int | None = None) -> ParkedEvent:
+        del claim
+        return await super().reserve(unit_of_work, number)
+
+
+class HurriedParking(InMemoryParking):
+    """Releases the next event even if the transaction is rolled back later."""
+
+    async def take(self, unit_of_work: UnitOfWork, number: int, /, *, release_next: bool = False) -> ParkedEvent:
+        taken = await super().take(unit_of_work, number)
+        following = [
+            event for event in self.events if event.number > number and event.ordering_key == taken.ordering_key
+        ]
+        if release_next and following and (following[0].reason, following[0].due_at) == (ParkReason.KEY_PARKED, None):
+            released = replace(following[0], due_at=self._database.now())
+            self._database.tables["mediator_parked"][released.number] = released
+        return taken
+
+
+class FloodingParking(InMemoryParking):
+    """Releases all later events of the key."""
+
+    async def take(self, unit_of_work: UnitOfWork, number: int, /, *, release_next: bool = False) -> ParkedEvent:
+        taken = await super().take(unit_of_work, number, release_next=release_next)
+        table = in_database(self._database, unit_of_work, self).table("mediator_parked")
+        for event in [each for each in table.values() if each.ordering_key == taken.ordering_key and release_next]:
+            table[event.number] = replace(event, due_at=self._database.now())
+        return taken
+
+
+class HoldingParking(InMemoryParking):
+    """Forgets to release the next event."""
+
+    async def take(self, unit_of_work: UnitOfWork, number: int, /, *, release_next: bool = False) -> ParkedEvent:
+        del release_next
+        return await super().take(unit_of_work, number)
+
+
+class KeyedParking(InMemoryParking):
+    """Keeps events of groups without order in the order of their keys."""
+
+    async def head(self, event: ParkedEvent, /) -> ParkedEvent | None:
+        key = replace(event, ordered=True).ordering_key
+        return next((each for each in self.events if replace(each, ordered=True).ordering_key == key), None)
+
+
 @dataclass(frozen=True)
 class Broken:
     name: str
@@ -145,6 +260,18 @@ BROKEN = [
     Broken("a parked event is lost when its replay fails", parking=LosingParking),
     Broken("an event is discarded during its replay", parking=HastyParking),
     Broken("a refused event is lost when it cannot be returned to the outbox", parking=DroppingParking),
+    Broken("a reserved event is claimed", parking=GreedyParking),
+    Broken("a claimed event is claimed again", parking=RestlessParking),
+    Broken("an event is claimed before it is due", parking=EarlyParking),
+    Broken("events are claimed in the order of their numbers", parking=UnorderedParking),
+    Broken("the start of a later try is not counted", parking=UncountingParking),
+    Broken("an event is postponed with a lost claim", parking=TrustingParking),
+    Broken("an event is reserved with a lost claim", parking=UnguardedParking),
+    Broken("the next event is released despite a rollback", parking=HurriedParking),
+    Broken("all later events of a key are released", parking=FloodingParking),
+    Broken("the release of the next event is forgotten", parking=HoldingParking),
+    Broken("parked events of a group without order block each other", parking=KeyedParking),
+    Broken("a parked event of a group without order blocks arriving events", inbox=KeyedInbox),
 ]
 
 
@@ -152,11 +279,11 @@ async def failures(broken: Broken) -> list[str]:
     """Run the suite until a case fails, and return the failed case."""
 
     class Suite(StorageConformance):
-        capabilities = frozenset()
+        capabilities = frozenset({StorageCapability.SEVERAL_WRITERS})
 
         @asynccontextmanager
         async def opened(self) -> AsyncIterator[StorageUnderTest]:
-            database = InMemoryDatabase()
+            database = InMemoryDatabase(clock_offset=now)
             async with in_memory(database) as healthy:
                 yield replace(
                     healthy,
@@ -176,9 +303,11 @@ async def failures(broken: Broken) -> list[str]:
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
+@in_virtual_time
 async def test_the_suite_rejects_a_storage_that_breaks_a_promise(broken: Broken) -> None:
     assert await failures(broken) != []
 
 
+@in_virtual_time
 async def test_the_suite_accepts_a_storage_that_keeps_all_promises() -> None:
     assert await failures(Broken("none")) == []
