@@ -173,7 +173,8 @@ class Application:
     def consumer(self, mediator: Mediator) -> EventConsumer:
         return EventConsumer(
             self.subscription, self.inbox, self.unit_of_work, mediator,
-            parking=self.parking, ordering=self.ordering, concurrency=3, prefetch=8, retry_delays=RETRIES, later_delays=self.later_delays,
+            parking=self.parking, ordering=self.ordering, concurrency=3, prefetch=8,
+            retry_delays=RETRIES, later_delays=self.later_delays,
             drain_timeout=self.drain_timeout, rng=self._rng(), now=self.database.now,
         )  # fmt: skip
 

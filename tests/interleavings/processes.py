@@ -12,6 +12,9 @@ T = TypeVar("T")
 _LATENCIES = (0.0, 0.0, 0.0, 0.001, 0.002, 0.005, 0.02, 0.3)
 """Seconds that a request or its answer may travel. A travel of 0 s lets other tasks run, too."""
 
+_NOTICE_SECONDS = 1.0
+"""Seconds until a server notices the death of a process. Until then all requests of the process have arrived."""
+
 
 class KilledError(BaseException):
     """Ends a task of a killed process at its next request. No `except Exception` can catch it, as with a real death."""
@@ -35,6 +38,7 @@ class Process:
 
     Attributes:
         alive: False after `kill`. A dead process changes nothing outside itself any more.
+        at_death: What servers do when they notice that the connections of the dead process have ended.
     """
 
     main: asyncio.Task[Any]
@@ -43,6 +47,7 @@ class Process:
         self.name = name
         self.alive = True
         self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self.at_death: list[Callable[[], None]] = []
         self._processes = processes
         self._thawed = asyncio.Event()
         self._thawed.set()
@@ -53,7 +58,12 @@ class Process:
             self.alive = False
             self._thawed.set()
             self._processes.note(f"{self.name} is killed")
+            asyncio.get_running_loop().call_later(_NOTICE_SECONDS, self._hang_up)
             self._cancel()
+
+    def _hang_up(self) -> None:
+        for act in self.at_death:
+            act()
 
     def _cancel(self) -> None:
         """Cancel the tasks until none is left, because the code under test delays a cancellation here and there."""

@@ -26,7 +26,7 @@ from mediator.testing import (
     InMemoryRequestChannel,
     InMemoryUnitOfWork,
 )
-from tests.interleavings.processes import KilledError, Processes
+from tests.interleavings.processes import Processes
 
 C = TypeVar("C", bound=type)
 EPOCH = 1_800_000_000.0
@@ -69,7 +69,7 @@ class Database(InMemoryDatabase):
         return EPOCH + asyncio.get_running_loop().time()
 
 
-@remote("stage", "commit_transaction", "set_savepoint", "roll_back_to_savepoint")
+@remote("stage", "commit_transaction", "roll_back_transaction", "set_savepoint", "roll_back_to_savepoint")
 class UnitOfWork(InMemoryUnitOfWork):
     def __init__(self, database: Database, **options: Any) -> None:
         super().__init__(database, **options)
@@ -82,16 +82,12 @@ class UnitOfWork(InMemoryUnitOfWork):
         if self._database.commits in self._database.swallowed_answers:
             raise CommitOutcomeUnknownError(transaction_id, "the plan swallows the answer")
 
-    async def roll_back_transaction(self) -> None:
-        """Roll back. The server does the same when the connection of a dead process ends."""
+    async def prepare(self, isolation: str | None) -> None:
+        """Begin a transaction. When the process dies, the server rolls the transaction back."""
+        await super().prepare(isolation)
         process = self.processes.current()
-        try:
-            if process is not None:
-                await process.send()
-        except (KilledError, asyncio.CancelledError):
-            await super().roll_back_transaction()
-            raise
-        await super().roll_back_transaction()
+        if process is not None and self._forget not in process.at_death:
+            process.at_death.append(self._forget)
 
 
 @remote("settle", "park")
