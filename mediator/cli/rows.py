@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from mediator.distributed.parking import ParkedEvent
+from mediator.distributed.parking import ParkedEvent, ParkReason
 from mediator.printable import printable, shown
 
 _COLUMNS = {
@@ -19,6 +19,7 @@ _COLUMNS = {
     "error_class": "ERROR",
     "attempts": "ATTEMPTS",
     "parked_at": "PARKED",
+    "next_try": "NEXT TRY",
 }
 _WIDEST = 48
 """The largest number of characters in a cell of a table."""
@@ -44,6 +45,8 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
         "error_class": _class_of(event.error),
         "attempts": event.attempts,
         "parked_at": as_time(event.parked_at),
+        "due_at": as_time(event.due_at),
+        "tries": event.tries,
     }
     if whole:
         row |= {"error": event.error, "content_type": event.content_type, "extensions": dict(event.extensions)}
@@ -80,7 +83,14 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return parked events as a table."""
-    return table(rows, _COLUMNS) if rows else "Nothing is parked."
+    return table(({**row, "next_try": _next_try(row)} for row in rows), _COLUMNS) if rows else "Nothing is parked."
+
+
+def _next_try(row: Mapping[str, Any]) -> str:
+    """Return the time of the next later try, or `follows` for an event behind an earlier one of its key, or `by hand`."""
+    if row["due_at"] is not None:
+        return str(row["due_at"])
+    return "follows" if row["reason"] == ParkReason.KEY_PARKED else "by hand"
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

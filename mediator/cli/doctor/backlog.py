@@ -1,10 +1,11 @@
 """Backlog: checks whether events have waited in an outbox for too long, and whether events are parked."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select, tuple_
 
 from mediator.cli.doctor.finding import Check, Finding, fault, found_or, ok, warning
 from mediator.cli.doctor.installation import Installation
@@ -66,10 +67,31 @@ def _finding(
 
 _DECIDE = "See them with `mediator parked list`, then replay or discard them."
 _REPLAY = "Replay them: `mediator parked replay --reason unknown-type`."
+_RUN = (
+    "Check whether a process consumes (`mediator run`), and whether the consumer has `later_delays`. Otherwise replay the "
+    "events: `mediator parked replay --waiting`."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The parked events that have the same direction, reason and type, and that either wait for a later try or do not.
+
+    Attributes:
+        waits: Whether a consumer tries the events again by itself, when they are due or after an earlier event of the key.
+        due_at: When the next of the events is due, in seconds since the epoch; `None` if none of them has a time.
+    """
+
+    direction: str
+    reason: str
+    type: str
+    waits: bool
+    count: int
+    due_at: float | None
 
 
 class Parked(Check):
-    """Checks the parked events of each database, incoming and outgoing."""
+    """Checks the parked events of each database: those that wait for a later try, and those that wait for a person."""
 
     name = "parked"
 
@@ -77,47 +99,68 @@ class Parked(Check):
         handled = {event_type for consumer in installation.consumers for event_type in consumer.event_types}
         for part in installation.databases:
             try:
-                rows = await _counted(part.value)
+                groups = await _counted(part.value)
             except SchemaError:
                 continue  # the check `Tables` reports the error
+            findings = _findings(part.label, [group for group in groups if not group.waits], handled)
+            waiting = _waiting(part.label, installation, [group for group in groups if group.waits])
             fine = ok("parked", part.label, "nothing is parked")
-            for finding in found_or(_findings(part.label, rows, handled), fine):
+            for finding in found_or([*waiting, *findings], fine):
                 yield finding
 
 
-async def _counted(engine: Any) -> list[tuple[str, str, str, int]]:
-    """Return the number of events for each direction, reason and type."""
-    columns = (parked.c.direction, parked.c.reason, parked.c.type)
+async def _counted(engine: Any) -> list[_Group]:
+    key = tuple_(parked.c.consumer, parked.c.partition_key)
+    keeps_order = and_(parked.c.partition_key.is_not(None), parked.c.ordered == 1)
+    moving = select(parked.c.consumer, parked.c.partition_key).where(parked.c.due_at.is_not(None), keeps_order)
+    follows = and_(parked.c.reason == ParkReason.KEY_PARKED, key.in_(moving))
+    waits = or_(parked.c.due_at.is_not(None), follows).label("waits")
+    each = select(parked.c.direction, parked.c.reason, parked.c.type, waits, parked.c.due_at).subquery()
+    names = (each.c.direction, each.c.reason, each.c.type, each.c.waits)
+    counted = select(*names, func.count(), func.min(each.c.due_at)).group_by(*names).order_by(*names)
     async with database_of(engine).reader.connect() as connection:
-        rows = await connection.execute(select(*columns, func.count()).group_by(*columns).order_by(*columns))
-        return [(row[0], row[1], row[2], row[3]) for row in rows]
+        return [_Group(*row) for row in await connection.execute(counted)]
 
 
-def _findings(label: str, rows: list[tuple[str, str, str, int]], handled: set[str]) -> Iterator[Finding]:
-    known = sum(count for _, reason, event_type, count in rows if _is_known(reason, event_type, handled))
+def _waiting(label: str, installation: Installation, groups: list[_Group]) -> Iterator[Finding]:
+    """Yield what is known about the events that a consumer tries again by itself."""
+    due_at = min((group.due_at for group in groups if group.due_at is not None), default=None)
+    if due_at is None:
+        return
+    text = f"{_sum(groups):,} events wait for a later try of their consumer ({_reasons(groups)})"
+    due_in = due_at - installation.options.clock()
+    if due_in < -installation.options.backlog_age:
+        yield warning("parked-overdue", label, f"{text}, and the next one has been due for {-due_in:.0f} s", _RUN)
+    else:
+        yield ok("parked", label, f"{text}, the next one in {max(0.0, due_in):.0f} s")
+
+
+def _findings(label: str, groups: list[_Group], handled: set[str]) -> Iterator[Finding]:
+    """Yield warnings about the events that wait for a person."""
+    known = sum(group.count for group in groups if _is_known(group, handled))
     if known:
         text = f"{known:,} events were parked because no consumer handled their type, but now a consumer does"
         yield warning("parked-replayable", label, text, _REPLAY)
-    coming = [row for row in rows if row[0] == "in" and not _is_known(row[1], row[2], handled)]
+    coming = [group for group in groups if group.direction == "in" and not _is_known(group, handled)]
     if coming:
         text = f"{_sum(coming):,} events that came in are parked ({_reasons(coming)}): they have not taken effect"
         yield warning("parked-in", label, text, _DECIDE)
-    going = [row for row in rows if row[0] == "out"]
+    going = [group for group in groups if group.direction == "out"]
     if going:
         text = f"{_sum(going):,} events were not published ({_reasons(going)}), and later events of their keys wait"
         yield warning("parked-out", label, text, f"{_DECIDE} `--direction out` lists only these events.")
 
 
-def _is_known(reason: str, event_type: str, handled: set[str]) -> bool:
-    return reason == ParkReason.UNKNOWN_TYPE and event_type.rpartition(".v")[0] in handled
+def _is_known(group: _Group, handled: set[str]) -> bool:
+    return group.reason == ParkReason.UNKNOWN_TYPE and group.type.rpartition(".v")[0] in handled
 
 
-def _sum(rows: list[tuple[str, str, str, int]]) -> int:
-    return sum(count for *_, count in rows)
+def _sum(groups: list[_Group]) -> int:
+    return sum(group.count for group in groups)
 
 
-def _reasons(rows: list[tuple[str, str, str, int]]) -> str:
+def _reasons(groups: list[_Group]) -> str:
     counted: dict[str, int] = {}
-    for _, reason, _, count in rows:
-        counted[reason] = counted.get(reason, 0) + count
+    for group in groups:
+        counted[group.reason] = counted.get(group.reason, 0) + group.count
     return ", ".join(f"{reason}: {count}" for reason, count in counted.items())

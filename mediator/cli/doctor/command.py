@@ -78,7 +78,7 @@ def _address(_context: click.Context, parameter: click.Parameter, url: str | Non
     type=SECONDS_OR_NONE,
     default=300.0,
     show_default=True,
-    help="Seconds that an event may wait in the outbox.",
+    help="Seconds that an event may wait in the outbox, or be overdue for a later try.",
 )
 @click.option(
     "--lag", type=COUNT_OR_NONE, default=10_000, show_default=True, help="Events that may wait for a consumer."

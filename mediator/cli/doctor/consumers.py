@@ -20,11 +20,9 @@ _REPORTED_SEPARATELY = ("max_deliver is", "ack_wait is", OTHER_ORDERING)
 """`consumer-differs` leaves out differences that begin with these texts, because other findings report them."""
 _FULL = 0.8
 """A group counts as nearly full when at least this share of its places is held."""
-_FAILING_PER_SECOND = 0.1
-"""Failing events per second that a group must be able to bear. Each of them holds a place until its last try."""
 _ADD_PLACES = (
-    "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays` or a parking. In "
-    "`fatal_errors`, list the errors that no retry can solve."
+    "Give the consumer a parking if it has none, or raise `max_ack_pending` of the subscription. In `fatal_errors`, list "
+    "the errors that no retry can solve."
 )
 
 
@@ -141,7 +139,7 @@ def _pace(label: str, state: ConsumerState, lag: int) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """The number of a group's places, and the seconds for which a failing event holds its place."""
+    """The number of a group's places, and the seconds for which a failing event holds one; without parking, forever."""
 
     number: int
     seconds: float
@@ -170,7 +168,7 @@ def _shortage(label: str, state: ConsumerState, places: _Places | None) -> Itera
         text = f"{state.unacknowledged:,} of at most {places.number:,} events are unacknowledged; {places.text}"
         remedy = f"Find the type of the failing events in the log (`delivery failed`). {_ADD_PLACES}"
         yield warning("consumer-full", label, text, remedy)
-    elif places.number < _FAILING_PER_SECOND * places.seconds:
+    elif math.isinf(places.seconds):
         yield warning("consumer-places", label, places.text, _ADD_PLACES)
 
 

@@ -25,7 +25,7 @@ class Options:
         packages: The names of imported packages with further event classes.
         relay_elsewhere: Whether another process runs the relay of the application's outbox.
         monitoring: The URL of a nats-server's monitoring, such as `http://host:8222`.
-        backlog_age: Seconds that an event may wait in the outbox.
+        backlog_age: Seconds that an event may wait in the outbox, or be overdue for a later try.
         lag: The number of events that may wait for a consumer.
         clock: Returns the time in seconds since the epoch.
     """
@@ -94,8 +94,7 @@ class Consumer:
         ordering: `"none"` or `"key"`.
         event_types: The event types that the consumer handles, as `<domain>.<name>`.
         broker: The connection to the streams' broker; `None` when the broker is not NATS.
-        retries: How often the consumer retries a failing event, and the pause before each retry.
-        parks: Whether the consumer parks an event after the last retry, instead of retrying forever.
+        retries: How often the consumer tries a failing event, and the pause before each further try.
     """
 
     label: str
@@ -107,7 +106,6 @@ class Consumer:
     broker: NatsConnection | None
     inboxes: tuple[Part[Any], ...]
     retries: RetrySchedule
-    parks: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
+from functools import partial
 from typing import Any
 
 from mediator.blocks import asynccontextmanager
@@ -15,7 +16,7 @@ from mediator.dependency_injector.event_flows import EventFlow, event_flows
 from mediator.dependency_injector.graph import Graph
 from mediator.dependency_injector.lifespan import made
 from mediator.dependency_injector.resolution import forget_modes
-from mediator.distributed.inbox import EventConsumer, Inbox, Ordering, RetrySchedule, retry_schedule, usual_concurrency
+from mediator.distributed.inbox import EventConsumer, Inbox, Ordering, retry_schedule, usual_concurrency
 from mediator.distributed.outbox import ARCHIVE_SECONDS, EventPublisher, Outbox, OutboxRelay
 from mediator.distributed.parking import Parking
 from mediator.distributed.unit_of_work import UnitOfWork
@@ -181,7 +182,7 @@ class _InstallationReader:
                 async for _, value in self._made([provider]):
                     yield Part(self._graph.labels[provider], provider, value, self._engine_of(provider, engines))
 
-    async def _setting(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
+    async def _setting(self, provider: Any, name: str, check: Callable[..., object]) -> Any:
         """Return the value of a provider's argument `name`; `None` when the provider has no such argument.
 
         The provider is not called. If the value is unavailable or fails the check, the result is `None`, and a failure is
@@ -191,7 +192,7 @@ class _InstallationReader:
             self._settings[provider, name] = await self._read(provider, name, check)
         return self._settings[provider, name]
 
-    async def _read(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
+    async def _read(self, provider: Any, name: str, check: Callable[..., object]) -> Any:
         arguments, seconds = _arguments(provider), self._to.options.timeout
         if name not in arguments:
             return None
@@ -289,8 +290,10 @@ class _InstallationReader:
             reached = self._graph.reachable([provider])
             ordering: Ordering = await self._ordering(provider) or "none"
             given = await self._setting(provider, "concurrency", check_counts)
-            delays = await self._setting(provider, "retry_delays", _check_delays)
             parks = _arguments(provider).get("parking") is not None
+            check_delays = partial(retry_schedule, parks=parks)
+            quick = await self._setting(provider, "retry_delays", check_delays)
+            later = await self._setting(provider, "later_delays", check_delays)
             found = (each for each in self._flows if each.port in reached)
             flow = next((e for e in found if isinstance(self._values.get(e.port), NatsEventSubscription)), None)
             wanted = self._wanted.get(flow.port, Topology()) if flow else Topology()
@@ -304,22 +307,9 @@ class _InstallationReader:
                     streams=tuple(stream.name for stream in wanted.streams),
                     broker=self._values[flow.port].connection if flow else None,
                     inboxes=tuple(store for store in self._to.inboxes if store.provider in reached),
-                    retries=_schedule(delays, parks=parks),
-                    parks=parks,
+                    retries=retry_schedule(parks=parks, retry_delays=quick, later_delays=later),
                 )
             )
-
-
-def _check_delays(*, retry_delays: Sequence[float]) -> None:
-    retry_schedule(parks=False, retry_delays=retry_delays)
-
-
-def _schedule(delays: Sequence[float] | None, *, parks: bool) -> RetrySchedule:
-    """Return the retry schedule of a consumer; the default schedule when the consumer's settings conflict."""
-    try:
-        return retry_schedule(parks=parks, retry_delays=delays)
-    except SettingError:
-        return retry_schedule(parks=parks)
 
 
 def _check_ordering(*, ordering: object) -> None:

@@ -108,9 +108,12 @@ def _selection(
     reason: str | None,
     direction: Any,
     since: float | None,
+    waiting: bool | None,
     parking: str | None,
 ) -> Selection:
-    which = ParkedFilter(direction=direction, consumer=consumer, type=event_type, key=key, reason=reason, since=since)
+    which = ParkedFilter(
+        direction=direction, consumer=consumer, type=event_type, key=key, reason=reason, since=since, waiting=waiting
+    )
     return Selection(which, parking)
 
 
@@ -129,6 +132,11 @@ selecting_parked: CommandDecorator = selecting(
         "--since",
         callback=moment,
         help="Only events parked since this time: ISO 8601 (UTC), or an age such as 90s, 30m, 12h, 7d.",
+    ),
+    click.option(
+        "--waiting/--not-waiting",
+        default=None,
+        help="Only events that their consumer tries again by itself, or only other events.",
     ),
     click.option(
         "--parking", type=NAME, help="Only events in the parking of this provider, such as container.parking."

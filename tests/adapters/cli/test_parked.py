@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tracemalloc
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def event(event_id: str, order: str, key: str | None = "k", **changes: Any) -> P
         "parked_at": 1_767_000_000.0,
     }
     return ParkedEvent(**{**given, **changes})
+
+
+def waiting(event_id: str, order: str, key: str | None = "k", **changes: Any) -> ParkedEvent:
+    """Return an event that its consumer tries again at 03:04:35 by itself."""
+    due_at = datetime(2026, 1, 2, 3, 4, 35, tzinfo=UTC).timestamp()
+    return event(event_id, order, key, **{"reason": ParkReason.WAITING, "due_at": due_at, "tries": 2, **changes})
 
 
 def outgoing(event_id: str, sequence: int) -> ParkedEvent:
@@ -113,7 +120,8 @@ def test_list_shows_key_reason_and_error_of_each_event_and_never_a_payload(appli
     result = application.call("list")
     assert result.exit_code == 0, result.output
     header, first, second = result.stdout.splitlines()
-    assert header.split() == ["NUMBER", "WAY", "CONSUMER", "TYPE", "KEY", "REASON", "ERROR", "ATTEMPTS", "PARKED"]
+    titles = ["NUMBER", "WAY", "CONSUMER", "TYPE", "KEY", "REASON", "ERROR", "ATTEMPTS", "PARKED", "NEXT", "TRY"]
+    assert header.split() == titles
     assert first.split()[:7] == ["1", "in", "shipping", "store.order-placed.v1", "k", "handler-failed", "ValueError"]
     assert second.split()[:3] == ["2", "in", "other"]
     assert "secret" not in result.output
@@ -143,6 +151,73 @@ def test_list_can_filter_and_shows_the_total(application: Application):
     assert "2 of 4" in application.call("list", "--limit", "2").stderr
     assert application.call("list", "--since", "yesterday").exit_code == 2
     assert "Nothing is parked." in application.call("list", "--consumer", "nobody").stdout
+
+
+def test_list_tells_events_that_are_tried_later_from_events_that_wait_for_a_person(application: Application):
+    application.park(
+        waiting("1", "a"), event("2", "b", reason=ParkReason.KEY_PARKED), event("3", "c", "other"), outgoing("4", 7)
+    )
+    lines = application.call("list").stdout.splitlines()[1:]
+    assert [line.split("  ")[-1] for line in lines] == ["2026-01-02T03:04:35+00:00", "follows", "by hand", "by hand"]
+
+    rows = json.loads(application.call("list", "--json").stdout)
+    assert [(row["reason"], row["due_at"], row["tries"]) for row in rows] == [
+        ("waiting", "2026-01-02T03:04:35+00:00", 2),
+        ("key-parked", None, 0),
+        ("handler-failed", None, 0),
+        ("refused", None, 0),
+    ]
+
+
+def test_events_that_are_tried_later_can_be_chosen_or_left_out(application: Application):
+    application.park(waiting("1", "a"), event("2", "b", "other"), waiting("3", "c", None))
+
+    def ids(*options: str) -> list[str]:
+        return [row["event_id"] for row in json.loads(application.call("list", "--json", *options).stdout)]
+
+    assert ids("--waiting") == ["1", "3"]
+    assert ids("--not-waiting") == ["2"]
+    assert ids("--waiting", "--key", "k") == ["1"]
+    assert application.call("discard", "--waiting", "--because", "test", "--yes").exit_code == 0
+    assert application.parked == ["2"]
+
+
+def test_show_and_export_have_the_next_try_and_the_number_of_failed_later_tries(application: Application):
+    application.park(waiting("1", "a"))
+    lines = application.call("show", 1).stdout.splitlines()
+    assert {"reason: waiting", "due_at: 2026-01-02T03:04:35+00:00", "tries: 2"} <= {*lines}
+    for command in (("show", 1, "--json"), ("export",)):
+        row = json.loads(application.call(*command).stdout)
+        assert (row["due_at"], row["tries"]) == ("2026-01-02T03:04:35+00:00", 2)
+
+
+def test_a_waiting_event_is_replayed_at_once_and_the_events_behind_it_follow(application: Application):
+    application.park(waiting("1", "a", due_at=4e9), event("2", "b", reason=ParkReason.KEY_PARKED))
+    result = application.call("replay", 1, "--yes")
+    assert (result.exit_code, application.shipped, application.parked) == (0, ["a", "b"], [])
+
+
+def test_a_waiting_event_whose_replay_fails_waits_for_the_same_later_try(application: Application):
+    application.park(waiting("1", "poison", due_at=4e9))
+    assert application.call("replay", 1, "--yes").exit_code == 1
+    (row,) = json.loads(application.call("list", "--json").stdout)
+    assert (row["reason"], row["due_at"], row["tries"], row["attempts"]) == (
+        "waiting",
+        "2096-10-02T07:06:40+00:00",
+        2,
+        9,
+    )
+
+
+def test_a_waiting_event_can_be_edited_and_discarded(application: Application):
+    application.park(waiting("1", "poison", due_at=4e9), event("2", "b", reason=ParkReason.KEY_PARKED))
+    assert application.call("edit", 1, "--data", "-", "--yes", stdin='{"order": "good"}').exit_code == 0
+    row = json.loads(application.call("show", 1, "--json").stdout)
+    assert (row["data"], row["reason"], row["due_at"]) == ('{"order": "good"}', "waiting", "2096-10-02T07:06:40+00:00")
+
+    assert application.call("discard", 1, "--because", "test", "--yes").exit_code == 0
+    assert application.call("replay", "--key", "k", "--yes").exit_code == 0
+    assert (application.shipped, application.parked) == (["b"], [])
 
 
 def test_show_prints_the_whole_event_with_control_characters_escaped(application: Application):

@@ -350,6 +350,10 @@ async def test_a_part_that_cannot_be_constructed_is_a_fault(installed: dict[str,
         ("consumer", "concurrency", 0, ""),
         ("consumer", "ordering", providers.Callable(fail_to_resolve), "consumer"),  # the wanted consumers depend on it
         ("consumer", "ordering", "some", "consumer"),
+        ("consumer", "retry_delays", (0.0, 60.0), ""),  # longer than an event may keep its place
+        ("consumer", "later_delays", providers.Callable(fail_to_resolve), ""),
+        ("consumer", "later_delays", (30.0, -1.0), ""),
+        ("consumer", "later_delays", 30.0, ""),
         ("unit_of_work", "max_event_bytes", providers.Callable(fail_to_resolve), ""),
         ("unit_of_work", "max_event_bytes", None, ""),
         (
@@ -595,11 +599,8 @@ def with_attempts(places: int, **tries: Any) -> type[Container]:
 @pytest.mark.parametrize(
     ("places", "tries", "said", "warns"),
     [
-        (1000, {}, "type would fill all places of the group (max_ack_pending) for up to 1,627 s", False),
-        (160, {}, "160 failing events", True),
-        (170, {}, "170 failing events", False),
+        (1000, {}, "type would fill all places of the group (max_ack_pending) for up to 5 s", False),
         (10, {"retry_delays": [0.0, 1.0]}, "10 failing events of one type would fill all places", False),
-        (10, {"retry_delays": [60.0], "max_attempts": 4}, "for up to 216 s", True),
         (1000, {"parking": None}, "without a parking, 1,000 failing events", True),
     ],
 )
@@ -630,6 +631,13 @@ async def test_a_group_without_parking_can_stay_full(given: dict[str, Any]):
     report = await doctor(given, Endless)
     assert found(report) == [("warning", "consumer-places")]
     assert "(max_ack_pending) forever" in report.as_text()
+
+
+async def test_later_tries_without_a_parking_are_one_fault(given: dict[str, Any]):
+    await set_up(given)
+    report = await doctor(given, with_attempts(1000, parking=None, later_delays=(30.0,)))
+    assert ("fault", "part-failed") in found(report)
+    assert "container.consumer: part-failed: later_delays: SettingError" in report.as_text()
 
 
 async def test_a_group_that_is_nearly_full_is_reported(given: dict[str, Any]):

@@ -81,7 +81,9 @@ def waiting(seconds: float, number: int = 1, **others: Any) -> dict[str, Any]:
     }
 
 
-def set_aside(direction: str, reason: str, event_type: str = "ordering.order-placed.v1") -> dict[str, Any]:
+def set_aside(
+    direction: str, reason: str, event_type: str = "ordering.order-placed.v1", **others: Any
+) -> dict[str, Any]:
     return {
         "direction": direction,
         "consumer": "shipping" if direction == "in" else "",
@@ -99,6 +101,7 @@ def set_aside(direction: str, reason: str, event_type: str = "ordering.order-pla
         "error": "",
         "attempts": 1,
         "parked_at": time.time(),
+        **others,
     }
 
 
@@ -337,6 +340,42 @@ async def test_events_that_are_parked_are_one_warning(installed: dict[str, Any],
     report = await doctor(installed)
     assert found(report) == [("warning", expected)]
     assert (report.status(), report.status(strict=True)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("due", "expected", "said"),
+    [(30, [], "the next one in "), (-10, [], "the next one in 0 s"), (-400, ["parked-overdue"], "been due for 40")],
+)
+async def test_events_that_are_tried_later_are_no_warning_unless_nobody_tries_them(
+    installed: dict[str, Any], due: float, expected: list[str], said: str
+):
+    key = {"partition_key": "k"}
+    tried_later = [
+        set_aside("in", "waiting", due_at=time.time() + due, **key),
+        set_aside("in", "key-parked", **key),
+        set_aside("in", "waiting", due_at=time.time() + 1000),
+    ]
+    await execute(installed["database"], *[insert(parked).values(row) for row in tried_later])
+    report = await doctor(installed)
+    assert found(report) == [("warning", name) for name in expected]
+    (finding,) = [each for each in report.findings if each.name in {"parked", "parked-overdue"}]
+    assert finding.text.startswith("3 events wait for a later try of their consumer (key-parked: 1, waiting: 2)")
+    assert said in finding.text
+
+
+async def test_events_that_are_tried_later_are_counted_apart_from_events_that_wait_for_a_person(
+    installed: dict[str, Any],
+):
+    rows = [
+        set_aside("in", "waiting", due_at=time.time() + 30, partition_key="k", ordered=0),
+        set_aside("in", "handler-failed", partition_key="k"),
+        set_aside("in", "key-parked", partition_key="k"),
+    ]
+    await execute(installed["database"], *[insert(parked).values(row) for row in rows])
+    report = await doctor(installed)
+    assert found(report) == [("warning", "parked-in")]
+    assert "1 events wait for a later try of their consumer (waiting: 1), the next one in " in report.as_text()
+    assert "2 events that came in are parked (handler-failed: 1, key-parked: 1)" in report.as_text()
 
 
 async def alter(given: dict[str, Any], setting: str) -> None:
