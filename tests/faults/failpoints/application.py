@@ -142,7 +142,8 @@ class ShopContainer(containers.DeclarativeContainer):
     )
     consumer = providers.Singleton(
         EventConsumer, subscription, inbox, unit_of_work.provider, mediator,
-        parking=parking, ordering="key", retry_delays=(0.0, 0.0, 0.0), later_delays=(), drain_timeout=config.drain_timeout,
+        parking=parking, ordering="key", retry_delays=(0.0, 0.0, 0.0), later_delays=config.later_delays,
+        drain_timeout=config.drain_timeout,
     )  # fmt: skip
     channel = providers.Singleton(NatsRequestChannel, nats, "shop", prefix=config.prefix)
     responder = providers.Singleton(
@@ -162,6 +163,7 @@ def configured(
     repaired: bool = False,
     drain_timeout: float = 5.0,
     delivery: str = "outbox",
+    later_delays: tuple[float, ...] = (),
 ) -> Any:
     """Return the container of one run."""
     config = {
@@ -171,6 +173,7 @@ def configured(
         "repaired": repaired,
         "drain_timeout": drain_timeout,
         "delivery": delivery,
+        "later_delays": later_delays,
     }
     return ShopContainer(config=config)
 

@@ -18,6 +18,13 @@ TAKEN = replace(SENT, inbox=1, effects=1, outbox=1)
 """The consumer's transaction: the inbox row, the effect and the following event, all together."""
 COUNTED = replace(SENT, attempts=1)
 PARKED = replace(SENT, inbox=1, parked=1)
+WAITS = replace(PARKED, waiting=1)
+"""The event is set aside until its consumer tries it again by itself."""
+FOLLOWED = Left(orders=2, archive=2, stream=2, inbox=2, parked=2, waiting=1)
+"""The event is set aside, and a later event of its key is parked behind it."""
+RELEASED = replace(FOLLOWED, outbox=1, effects=1, parked=1)
+"""The later try of the first event has succeeded, and the second event is due."""
+BOTH_TAKEN = replace(FOLLOWED, outbox=2, effects=2, parked=0, waiting=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ _ASKS_AGAIN = "the relay of any process sends it; the caller's time runs out, an
 _RELAYED = "the relay of any process sends it"
 _DEDUPLICATED = "a relay sends it again, and the broker knows its id"
 _REDELIVERED = "the broker delivers it again, as if for the first time"
+_CLAIMED = "the event is tried again when its claim ends, after 60 s"
 _KNOWN = "the broker delivers it again, and the inbox knows it"
 
 OUTCOMES = (
@@ -99,6 +107,12 @@ OUTCOMES = (
         Left(orders=2, archive=2, stream=2, inbox=1, parked=1),
         "the broker delivers it again, and it is parked behind the other one",
     ),
+    Outcome("later.after_claim", "later", FOLLOWED, RELEASED, FOLLOWED, _CLAIMED),
+    Outcome("later.after_count", "later", FOLLOWED, RELEASED, FOLLOWED, f"{_CLAIMED}, alone"),
+    Outcome("consumer.after_handlers", "later", BOTH_TAKEN, RELEASED, FOLLOWED, f"{_CLAIMED}, alone"),
+    Outcome("replay.after_take", "later", BOTH_TAKEN, RELEASED, FOLLOWED, f"{_CLAIMED}, alone"),
+    Outcome("consumer.after_commit", "later", BOTH_TAKEN, RELEASED, RELEASED, "the event behind it is due, and is tried"),
+    Outcome("later.after_failure", "later fails", WAITS, WAITS, WAITS, "it waits for its next later try"),
     Outcome("replay.after_take", "replay", PARKED, PARKED, PARKED, "it is parked as before"),
     Outcome("consumer.after_handlers", "replay", PARKED, PARKED, PARKED, "it is parked as before"),
     Outcome("consumer.after_commit", "replay", TAKEN, TAKEN, TAKEN, "nothing is left to do"),

@@ -23,6 +23,7 @@ _TABLES = {
     "inbox": "mediator_inbox",
     "attempts": "mediator_attempts",
     "parked": "mediator_parked",
+    "waiting": "mediator_parked WHERE due_at IS NOT NULL",
     "effects": "reservations",
     "notes": "notes",
 }
@@ -40,6 +41,7 @@ class Left:
         inbox: Events that the inbox has recorded.
         attempts: Events with counted attempts.
         parked: Parked events.
+        waiting: Parked events that the consumer tries again by itself.
         effects: Rows of the application that the handler wrote.
         notes: Rows of notifications published after the commit.
     """
@@ -51,6 +53,7 @@ class Left:
     inbox: int = 0
     attempts: int = 0
     parked: int = 0
+    waiting: int = 0
     effects: int = 0
     notes: int = 0
 
@@ -78,7 +81,7 @@ class TestPlace:
     async def prepare(self, name: str) -> None:
         """Do everything that precedes a situation."""
         situation = SITUATIONS[name]
-        container = configured(*self.address)
+        container = configured(*self.address, later_delays=situation.later_delays)
         async with lifespan(container, relay_elsewhere=True):
             for number in situation.orders:
                 await container.mediator().send(Place(number))

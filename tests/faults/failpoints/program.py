@@ -36,7 +36,11 @@ class Reached:
 def configured_for(situation: Situation, place: tuple[str, str, str]) -> Any:
     """Return the container of a situation."""
     return configured(
-        *place, repaired=situation.repaired, drain_timeout=situation.drain_timeout, delivery=situation.delivery
+        *place,
+        repaired=situation.repaired,
+        drain_timeout=situation.drain_timeout,
+        delivery=situation.delivery,
+        later_delays=situation.later_delays,
     )
 
 

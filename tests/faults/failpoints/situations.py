@@ -25,6 +25,7 @@ class Situation:
         repaired: Whether handlers can handle the events that they refused before.
         drain_timeout: Seconds that handlers may take after the consumer was told to stop.
         delivery: The delivery mode of events.
+        later_delays: The pauses before the later tries of the consumer, in seconds.
         sent: The number of the order that is placed again after a failed command.
     """
 
@@ -36,6 +37,7 @@ class Situation:
     repaired: bool = False
     drain_timeout: float = 5.0
     delivery: str = "outbox"
+    later_delays: tuple[float, ...] = ()
     sent: str = "1"
 
 
@@ -100,8 +102,16 @@ SITUATIONS = {
     ),
     "park": Situation("its handler fails each time, and it is parked", _consume, orders=("broken",)),
     "follow": Situation("an event comes whose key is parked", _consume, orders=("broken", "2")),
+    "later": Situation(
+        "an event that was set aside is tried later, and succeeds",
+        _consume, orders=("broken", "2"), consumed=True, repaired=True, later_delays=(0.3, 0.3),
+    ),
+    "later fails": Situation(
+        "an event that was set aside is tried later, and fails again",
+        _consume, orders=("broken",), consumed=True, later_delays=(0.3, 3600.0),
+    ),
     "replay": Situation(
         "a parked event is replayed after the repair", _replay, orders=("broken",), consumed=True, repaired=True
     ),
-}
+}  # fmt: skip
 """The situations by name, in the order of an event's life."""
