@@ -331,7 +331,11 @@ class EventConsumer:
     async def _place(self, places: asyncio.Semaphore, delivery: Delivery) -> None:
         """Wait for a place, because later tries take places too. When the consumer is stopped, hand the delivery back."""
         try:
-            await places.acquire()
+            if places.locked():
+                async with alongside(self._keep_here([delivery])):
+                    await places.acquire()
+            else:
+                await places.acquire()
         except asyncio.CancelledError:
             await delivery.nak(0)
             raise

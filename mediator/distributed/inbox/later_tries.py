@@ -6,12 +6,14 @@ key are parked behind it, and follow one after the other once it has succeeded.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from mediator.distributed import failpoints
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import DistributedEvent
 from mediator.distributed.inbox.handling import Handling
-from mediator.distributed.inbox.outage import is_backlog, is_outage
+from mediator.distributed.inbox.outage import is_backlog, is_outage, most_losses, pause_unless
 from mediator.distributed.inbox.port import Admission
 from mediator.distributed.inbox.processing import DIED_TEXT, TAKE_BACK_SECONDS, ProcessingParts
 from mediator.distributed.inbox.shared_lock import Guard
@@ -27,8 +29,8 @@ _POLL_SECONDS = 5.0
 """Seconds after which a worker looks for due events again, in case another process has set one aside."""
 _SHORTEST_PAUSE = 0.2
 """Seconds to wait when an event is due, but another process has reserved it."""
-_LOSSES = 3
-"""If the handlers of an event lose the connection this often while the database answers, they count as failed."""
+_CANCELLED_PAUSE = 1.0
+"""Seconds to pause after a handler cancelled its own task, because the event is due again at once."""
 
 Read = Callable[[ParkedEvent], tuple[CloudEvent, type[DistributedEvent]]]
 """Returns the envelope and the class of a parked event, or raises `EventNotDecodableError`."""
@@ -54,7 +56,8 @@ class LaterTries:
         self._places = places
         self._drain_timeout = drain_timeout
         self._turn = asyncio.Lock()
-        self._losses: dict[int, int] = {}
+        self._ended = asyncio.Event()
+        self._interrupted: dict[int, Interruptions] = {}
 
     async def run(self) -> None:
         """Try due events, one at a time, until cancelled. A running handler then has `drain_timeout` seconds to end."""
@@ -64,72 +67,137 @@ class LaterTries:
                 await self._wait_until_due()
                 await self._places.acquire()
             try:
-                await drain(self._try_next(stopping), self._drain_timeout, stopping)
-            except asyncio.CancelledError as error:
-                if is_own_cancellation(error):
-                    raise
-                self._parts.log.error("handler cancelled its own task")  # noqa: TRY400  # no traceback tells more
+                pause = await self._in_place(stopping)
             except Exception as error:  # the event is claimed again when its claim ends
-                await self._after_failure("later try not finished", error, stopping)
-            finally:
-                self._places.release()
+                await self._after_failure("later try not finished", error)
+            else:
+                self._ended.set()
+                await asyncio.sleep(pause)
 
     async def _wait_until_due(self) -> None:
         while True:
+            self._ended.clear()
             try:
                 due_in = await self._parking.due_in(self._parts.group)
             except Exception as error:
-                await self._after_failure("due events not found", error, asyncio.Event())
+                await self._after_failure("due events not found", error)
                 continue
             if due_in is not None and due_in <= 0:
                 return
-            await asyncio.sleep(_POLL_SECONDS if due_in is None else min(due_in, _POLL_SECONDS))
+            # when a try ends here, the next event of its key may be due at once
+            await pause_unless(self._ended, _POLL_SECONDS if due_in is None else min(due_in, _POLL_SECONDS))
 
-    async def _after_failure(self, event: str, error: Exception, stopping: asyncio.Event) -> None:
-        """Wait until the database is available, or for a while if the error has another cause."""
-        if await self._is_outage(error):
-            await self._parts.outage.wait_until_over(error, stopping)
-            return
-        self._parts.limited_log.warning(event, error=shown_error(error), reason=text_of(error))
+    async def _in_place(self, stopping: asyncio.Event) -> float:
+        """Try the next due event, free the place, and return the seconds to pause after it."""
+        try:
+            found = await drain(self._try_next(stopping), self._drain_timeout, stopping)
+        except asyncio.CancelledError as error:
+            if is_own_cancellation(error):
+                raise
+            self._parts.log.error("handler cancelled its own task", retry_in=_CANCELLED_PAUSE)  # noqa: TRY400
+            return _CANCELLED_PAUSE
+        finally:
+            self._places.release()
+        return 0.0 if found else _SHORTEST_PAUSE
+
+    async def _after_failure(self, event: str, error: Exception) -> None:
+        """Wait until the database is available, and then let the tries that an outage interrupted be given back first."""
+        if is_backlog(error) or is_outage(error) or not await self._parts.outage.is_over(error):
+            await self._parts.outage.wait_until_over(error, asyncio.Event())
+        else:
+            self._parts.limited_log.warning(event, error=shown_error(error), reason=text_of(error))
         await asyncio.sleep(_POLL_SECONDS)
 
-    async def _try_next(self, stopping: asyncio.Event) -> None:
+    async def _try_next(self, stopping: asyncio.Event) -> bool:
+        """Claim and try the next due event. Return whether there was one."""
         event = await self._parking.claim(self._parts.group)
         if event is None:
-            await asyncio.sleep(_SHORTEST_PAUSE)
-            return
+            return False
         await failpoints.reach("later.after_claim")
-        with Guard(self._parts.lock, stopping) as guard:
-            start = await self._start(event, guard)
-            if start is None:  # the consumer is stopped
-                await self._give_back(event)
-            elif start.exhausted:
-                await self._park(event, ParkReason.PROCESS_DIED, None)
-            else:
-                await self._handle(event, start, stopping)
+        interruptions = self._interrupted.pop(event.number, Interruptions())
+        later = LaterTry(self._parts, self._parking, self._read, event, stopping=stopping, interruptions=interruptions)
+        await later.run()
+        if interruptions != Interruptions():
+            self._interrupted[event.number] = interruptions
+        return True
 
-    async def _start(self, event: ParkedEvent, guard: Guard) -> Start | None:
-        """Count the start. If the process may have died in the last start, wait until nothing else is handled here."""
-        if not await guard.shared():
-            return None
-        start = await self._parking.start(event, self._limit)
-        if start.suspect:
-            if not await guard.exclusive(start.attempt):
-                return None
-            start = await self._parking.start(event, self._limit, alone=True)
-        if not start.exhausted:
+
+@dataclass(slots=True)
+class Interruptions:
+    """What interrupted the tries of an event since the last try that ended.
+
+    Attributes:
+        losses: How often the handlers of the event have lost the connection while the database answered.
+        met_full_outbox: Whether the outbox was full.
+    """
+
+    losses: int = 0
+    met_full_outbox: bool = False
+
+
+class LaterTry:
+    """Handles one claimed event, and removes it from the parking, postpones it or leaves it to a person."""
+
+    def __init__(
+        self,
+        parts: ProcessingParts,
+        parking: Parking,
+        read: Read,
+        event: ParkedEvent,
+        *,
+        stopping: asyncio.Event,
+        interruptions: Interruptions,
+    ) -> None:
+        self._parts = parts
+        self._parking = parking
+        self._read = read
+        self._event = event
+        self._guard = Guard(parts.lock, stopping)
+        self._stopping = stopping
+        self._interruptions = interruptions
+
+    async def run(self) -> None:
+        """Count the start and run the handlers, unless the process died in the last allowed start.
+
+        Raises:
+            asyncio.CancelledError: The consumer is stopped. The event was given back, and its start does not count.
+        """
+        with self._guard, suppress(ClaimLostError):  # another process or a person has handled the event
+            await self._run()
+
+    async def _run(self) -> None:
+        try:
+            start = await self._start()
+        except asyncio.CancelledError:
+            await self._give_back()
+            raise
+        if start is None:  # the consumer is stopped
+            await self._give_back()
+            return
+        self._event = replace(self._event, attempts=start.attempt)
+        if start.exhausted:
+            await self._park(ParkReason.PROCESS_DIED, None)
+        else:
             await failpoints.reach("later.after_count")
-        return start
+            await self._handle(start.attempt)
 
-    @property
-    def _limit(self) -> int:
-        return int(self._parts.retries.attempts)
+    async def _start(self) -> Start | None:
+        """Count the start. If the process may have died in the last start, wait until nothing else is handled here."""
+        limit = int(self._parts.retries.attempts)
+        if not await self._guard.shared():
+            return None
+        start = await self._parking.start(self._event, limit)
+        if not start.suspect:
+            return start
+        if not await self._guard.exclusive(start.attempt):
+            return None
+        return await self._parking.start(self._event, limit, alone=True)
 
-    async def _handle(self, event: ParkedEvent, start: Start, stopping: asyncio.Event) -> None:
-        parking, number = self._parking, event.number
+    async def _handle(self, attempt: int) -> None:
+        parking, number, claim = self._parking, self._event.number, self._event.claim
 
         async def admit(unit_of_work: UnitOfWork) -> Admission:
-            await parking.reserve(unit_of_work, number, claim=event.claim)
+            await parking.reserve(unit_of_work, number, claim=claim)
             return Admission.NEW
 
         async def conclude(unit_of_work: UnitOfWork) -> None:
@@ -139,57 +207,68 @@ class LaterTries:
 
         handling: Handling | None = None
         try:
-            envelope, event_class = self._read(event)
-            handling = Handling(self._parts.handling, envelope, event_class, start.attempt, admit, conclude=conclude)
+            envelope, event_class = self._read(self._event)
+            handling = Handling(self._parts.handling, envelope, event_class, attempt, admit, conclude=conclude)
             await handling.run()
         except (Exception, asyncio.CancelledError) as error:
             if is_own_cancellation(error):
                 if handling is None or handling.outcome is not Outcome.COMMITTED:
-                    await self._give_back(event, started=False)
+                    await self._give_back(started=False)
                 raise
-            await self._failed(event, error, stopping)
+            await self._failed(error)
         else:
-            self._losses.pop(number, None)
-            self._parts.log.info("later try succeeded", attempt=start.attempt, **_fields(event))
+            self._has_ended()
+            self._parts.log.info("later try succeeded", attempt=attempt, **_fields(self._event))
 
-    async def _failed(self, event: ParkedEvent, error: BaseException, stopping: asyncio.Event) -> None:
+    async def _failed(self, error: BaseException) -> None:
         if isinstance(error, ParkedEventNotFoundError | ClaimLostError):
             return  # another process or a person has handled the event
         if isinstance(error, ParkedEventBlockedError):
-            await self._postpone(event, None, ParkReason.KEY_PARKED, started=False, failed=False)
+            await self._postpone(None, ParkReason.KEY_PARKED, started=False, failed=False)
         elif await self._is_outage(error):
-            self._losses[event.number] = self._losses.get(event.number, 0) + is_outage(error)
-            if await self._parts.outage.wait_until_over(error, stopping):
-                await self._give_back(event, started=False)
+            if await self._wait_until_over(error):
+                await self._give_back(started=False)
+        elif isinstance(error, EventNotDecodableError) and self._event.type not in self._parts.classes:
+            await self._try_later(error, ParkReason.UNKNOWN_TYPE, started=False)  # another version may know the type
         elif isinstance(error, EventNotDecodableError):
-            await self._park(event, ParkReason.UNDECODABLE, error)
+            await self._park(ParkReason.UNDECODABLE, error)
         elif isinstance(error, self._parts.fatal_errors):
-            await self._park(event, ParkReason.FATAL_ERROR, error)
+            await self._park(ParkReason.FATAL_ERROR, error)
         else:
-            await self._try_later(event, error)
+            await self._try_later(error, ParkReason.HANDLER_FAILED)
 
     async def _is_outage(self, error: BaseException) -> bool:
         """Return whether an error was caused by the database or its outbox, and not by the handlers."""
-        return is_backlog(error) or not await self._parts.outage.is_over(error) or is_outage(error)
+        if is_backlog(error):
+            self._interruptions.met_full_outbox = True
+            return True
+        if not await self._parts.outage.is_over(error):
+            return True
+        self._interruptions.losses += is_outage(error)
+        return is_outage(error) and self._interruptions.losses < most_losses(error)
 
-    async def _try_later(self, event: ParkedEvent, error: BaseException) -> None:
+    async def _wait_until_over(self, error: BaseException) -> bool:
+        """Let consumers of other databases go on, and wait. Return false if the consumer is stopped."""
+        self._guard.release()
+        return await self._parts.outage.wait_until_over(error, self._stopping, losses=self._interruptions.losses)
+
+    async def _try_later(self, error: BaseException, last_reason: ParkReason, *, started: bool = True) -> None:
         """Postpone an event. An event that waited for its key was tried for the first time, and has all later tries."""
-        is_first = event.reason == ParkReason.KEY_PARKED
-        due_in = self._parts.retries.later_delay(0 if is_first else event.tries + 1, self._parts.rng)
+        is_first = self._event.reason == ParkReason.KEY_PARKED
+        due_in = self._parts.retries.later_delay(0 if is_first else self._event.tries + 1, self._parts.rng)
         if due_in is None:
-            await self._park(event, ParkReason.HANDLER_FAILED, error)
+            await self._park(last_reason, error, started=started)
             return
-        await self._postpone(event, due_in, ParkReason.WAITING, error, failed=not is_first)
-        self._log_failure(self._parts.log.error, "later try failed", event, error, retry_in=round(due_in, 3))
+        await self._postpone(due_in, ParkReason.WAITING, error, started=started, failed=not is_first)
+        self._log_failure("later try failed", error, retry_in=round(due_in, 3))
 
-    async def _park(self, event: ParkedEvent, reason: ParkReason, error: BaseException | None) -> None:
+    async def _park(self, reason: ParkReason, error: BaseException | None, *, started: bool = True) -> None:
         """Leave an event to a person, who repairs the cause and replays the event."""
-        await self._postpone(event, None, reason, DIED_TEXT if error is None else error)
-        self._log_failure(self._parts.log.error, "event parked", event, error, reason=str(reason))
+        await self._postpone(None, reason, DIED_TEXT if error is None else error, started=started)
+        self._log_failure("event parked", error, reason=str(reason))
 
     async def _postpone(
         self,
-        event: ParkedEvent,
         due_in: float | None,
         reason: ParkReason,
         error: BaseException | str | None = None,
@@ -197,24 +276,36 @@ class LaterTries:
         started: bool = True,
         failed: bool = True,
     ) -> None:
-        self._losses.pop(event.number, None)
         text = None if error is None else error_text(error)
-        await self._parking.postpone(event, due_in=due_in, reason=reason, error=text, started=started, failed=failed)
+        while True:
+            try:
+                await self._parking.postpone(
+                    self._event, due_in=due_in, reason=reason, error=text, started=started, failed=failed
+                )
+                break
+            except Exception as failure:
+                if not await self._is_outage(failure) or not await self._wait_until_over(failure):
+                    raise
+        self._has_ended()
         await failpoints.reach("later.after_failure")
 
-    async def _give_back(self, event: ParkedEvent, *, started: bool = True) -> None:
+    def _has_ended(self) -> None:
+        if self._interruptions.met_full_outbox:
+            self._parts.outage.note_outbox_space()
+        self._interruptions.losses, self._interruptions.met_full_outbox = 0, False
+
+    async def _give_back(self, *, started: bool = True) -> None:
         """Let the event be due at once, for another process. With `started=False`, its start does not count."""
-        reason = ParkReason(event.reason)
+        event, reason = self._event, ParkReason(self._event.reason)
         giving = self._parking.postpone(event, due_in=0.0, reason=reason, started=started, failed=False)
         done = await finish(giving, TAKE_BACK_SECONDS)
         if done.failure is not None or not done.task.done():
             self._parts.log.warning("attempt counted", event_id=event.event_id, error=shown_error(done.failure))
 
-    def _log_failure(
-        self, log: Callable[..., None], text: str, event: ParkedEvent, error: BaseException | None, **more: object
-    ) -> None:
+    def _log_failure(self, text: str, error: BaseException | None, **more: object) -> None:
         stack = None if error is None or isinstance(error, EventNotDecodableError) else traceback_of(error)
-        log(text, **{**_fields(event), **more}, error=None if error is None else type(error).__name__, stack=stack)
+        kind = None if error is None else type(error).__name__
+        self._parts.log.error(text, **{**_fields(self._event), **more}, error=kind, stack=stack)
 
 
 def _fields(event: ParkedEvent) -> dict[str, object]:

@@ -17,6 +17,13 @@ from mediator.printable import text_of
 
 _UNAVAILABLE = (CommitOutcomeUnknownError, DatabaseUnavailableError, PoolExhaustedError, WriterTimeoutError)
 _DEEPEST = 10
+_LOSSES = 3
+"""If the handlers of an event lose the connection this often while the database answers, they count as failed."""
+_FULL_LOSSES = 10
+"""After this many tries without enough space in the database, the handlers of an event count as failed.
+
+All these tries together take half a minute.
+"""
 
 
 def is_outage(error: BaseException | None) -> bool:
@@ -27,6 +34,11 @@ def is_outage(error: BaseException | None) -> bool:
 def is_unwritable(error: BaseException | None) -> bool:
     """Return whether an error, or one of its causes, means that the database answers but cannot store anything."""
     return _is_caused_by(error, (DatabaseWriteError,))
+
+
+def most_losses(error: BaseException) -> int:
+    """Return how often the handlers of an event may fail with such an error before they count as the cause."""
+    return _FULL_LOSSES if is_unwritable(error) else _LOSSES
 
 
 def is_backlog(error: BaseException | None) -> bool:
@@ -74,15 +86,15 @@ class DatabaseOutage:
             if not self._is_full:
                 self._log.error("consumer waits", error=OutboxFullError.__name__, reason=text_of(error))
             self._is_full = True
-            return await _pause(self._room.next(), stopping)
-        if losses > 1 and is_unwritable(error) and not await _pause(self._room.at(losses), stopping):
+            return await pause_unless(stopping, self._room.next())
+        if losses > 1 and is_unwritable(error) and not await pause_unless(stopping, self._room.at(losses)):
             return False
         before = self._ended
         async with self._turn:
             if stopping.is_set() or self._ended != before:  # another worker has seen the end of the outage
                 return not stopping.is_set()
             self._log.error("consumer waits", error=type(error).__name__, reason=text_of(error))
-            while await _pause(self._backoff.next(), stopping):
+            while await pause_unless(stopping, self._backoff.next()):
                 if await self.is_over(error):
                     self._ended += 1
                     self._backoff.reset()
@@ -98,11 +110,11 @@ class DatabaseOutage:
             self._log.info("consumer goes on", after=OutboxFullError.__name__)
 
 
-async def _pause(seconds: float, stopping: asyncio.Event) -> bool:
-    """Sleep and return true; return false as soon as the consumer is stopped."""
+async def pause_unless(event: asyncio.Event, seconds: float) -> bool:
+    """Sleep and return true; return false as soon as the event is set."""
     try:
         async with asyncio.timeout(seconds):
-            await stopping.wait()
+            await event.wait()
     except TimeoutError:
         return True
     return False

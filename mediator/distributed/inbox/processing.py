@@ -18,7 +18,7 @@ from mediator.distributed.cloudevents import CloudEvent, incoming
 from mediator.distributed.events import DistributedEvent, split_wire_type
 from mediator.distributed.inbox.handling import Handling, HandlingParts
 from mediator.distributed.inbox.identity import EventIdentity, identity_of, key_of, parked_delivery
-from mediator.distributed.inbox.outage import DatabaseOutage, is_backlog, is_outage, is_unwritable
+from mediator.distributed.inbox.outage import DatabaseOutage, is_backlog, is_outage, most_losses
 from mediator.distributed.inbox.port import Admission, Inbox
 from mediator.distributed.inbox.retries import RetrySchedule
 from mediator.distributed.inbox.shared_lock import Guard, SharedLock
@@ -45,13 +45,6 @@ _CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkRe
 """Reasons that a publisher can cause at will. Their log lines are rate-limited, but every event is parked."""
 
 _WITHOUT_LIMIT = 2**31 - 2
-_LOSSES = 3
-"""If the handlers of an event lose the connection this often while the database answers, they count as failed."""
-_FULL_LOSSES = 10
-"""After this many tries without enough space in the database, the handlers of an event count as failed.
-
-All these tries together take half a minute.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +350,7 @@ class Processing:
         if not await self._parts.outage.is_over(error):
             return True
         self._losses += is_outage(error)
-        return is_outage(error) and self._losses < (_FULL_LOSSES if is_unwritable(error) else _LOSSES)
+        return is_outage(error) and self._losses < most_losses(error)
 
     async def _refuse_outage(self, failure: Exception) -> None:
         if await self._is_outage(failure):

@@ -102,7 +102,7 @@ async def test_a_temporarily_full_file_costs_no_event_an_attempt(
 async def test_an_event_too_large_for_the_database_fails_alone_and_delays_no_other(
     file_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mediator.distributed.inbox.processing._FULL_LOSSES", 3)
+    monkeypatch.setattr("mediator.distributed.inbox.outage._FULL_LOSSES", 3)
     file = File(file_engine, "max_page_count = 500")  # 2 MB
     group = Group(file_engine, retry_delays=())
     large = Group(file_engine, filler=4_000_000, retry_delays=())
