@@ -22,7 +22,7 @@ from mediator import (
     current_scope,
 )
 from mediator.binding import Binding
-from mediator.distributed.inbox import Ordering
+from mediator.distributed.inbox import Ordering, current_delivery
 from mediator.distributed.requests import RequestResponder, trust_broker
 from mediator.registry import Registry
 from mediator.testing import InMemoryBroker
@@ -93,14 +93,15 @@ class Plan:
     Attributes:
         failures: How many starts of the shipping of an order fail; `inf` for all until the repair.
         seconds: The time that the shipping of an order takes.
-        deadly: The orders whose shipping kills its process at each start until the repair.
+        deadly: The orders whose shipping kills its process until the repair, each with the first attempt that does so.
+            The attempts before fail.
         refused: The orders whose `Placed` the broker refuses until the repair.
         deaths: How many consumers each deadly order has killed.
     """
 
     failures: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
-    deadly: set[int] = field(default_factory=set)
+    deadly: dict[int, int] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
     deaths: dict[int, int] = field(default_factory=dict)
 
@@ -234,6 +235,8 @@ class Shipping(Application):
         self.add(Shipped(number, event.key))
         await asyncio.sleep(plan.seconds.get(number, 0.0))
         process = self.processes.current()
+        if number in plan.deadly and current_delivery().attempt < plan.deadly[number]:
+            raise PlannedError
         if number in plan.deadly and isinstance(process, Process):
             if "consumer" in process.name:  # an operator may replay a deadly event as often as they like
                 plan.deaths[number] = plan.deaths.get(number, 0) + 1

@@ -100,6 +100,29 @@ def _telling_a_rollback(commit_transaction: Any) -> Any:
     return planted
 
 
+def _following_nobody(take: Any) -> Any:
+    async def planted(self: Parking, unit_of_work: Any, number: int, /, *, release_next: bool = False) -> Any:
+        return await take(self, unit_of_work, number)
+
+    return planted
+
+
+def _counting_no_later_start(_start: Any) -> Any:
+    async def planted(self: Parking, event: Any, _limit: int, /, *, alone: bool = False) -> Start:
+        return Start((await self.get(event.number)).attempts + 1)
+
+    return planted
+
+
+def _leaving_the_inbox(park: Any) -> Any:
+    async def planted(self: Parking, event: Any, /, **options: Any) -> Any:
+        parked = await park(self, event, **options)
+        self._database.inbox.discard((event.consumer, event.source, event.event_id))
+        return parked
+
+    return planted
+
+
 def _terminating_without_parking(_park: Any) -> Any:
     async def planted(self: Processing, *_args: Any) -> Any:
         return self._terminate
@@ -138,6 +161,9 @@ PLANTS: dict[str, tuple[str, Callable[[], Plant]]] = {
         "relays",
         _replaced(UnitOfWork, "commit_transaction", _telling_a_rollback),
     ),
+    "release no follower": ("later", _replaced(Parking, "take", _following_nobody)),
+    "count no later start": ("later", _replaced(Parking, "start", _counting_no_later_start)),
+    "set aside without an inbox row": ("later-unordered", _replaced(Parking, "park", _leaving_the_inbox)),
     "terminate without parking": ("parking", _replaced(Processing, "_park", _terminating_without_parking)),
 }
 

@@ -13,15 +13,24 @@ import simloop
 import structlog
 
 from mediator.distributed import failpoints
-from mediator.distributed.inbox import consumer
+from mediator.distributed.inbox import ParkedReplay, consumer
 from mediator.distributed.inbox.shared_lock import SharedLock
 from mediator.distributed.outbox import OutboxFilter
-from mediator.distributed.parking import ParkedEvent, ParkedFilter
+from mediator.distributed.parking import ParkedEvent, ParkedFilter, ParkReason
 from mediator.distributed.requests import RemoteSender
 from mediator.errors import DatabaseUnavailableError, MediatorError
 from mediator.testing import InMemoryBroker
 from mediator.testing.failpoints import failpoint
-from tests.interleavings.applications import Application, Orders, PlaceOrder, Plan, PlannedError, Reserve, Shipping
+from tests.interleavings.applications import (
+    ATTEMPTS,
+    Application,
+    Orders,
+    PlaceOrder,
+    Plan,
+    PlannedError,
+    Reserve,
+    Shipping,
+)
 from tests.interleavings.checks import History, check
 from tests.interleavings.processes import KilledError, Process, Processes
 
@@ -132,7 +141,10 @@ class Site:
         self._plan = plan = Plan(
             failures={number: float(rng.randint(1, 5)) for number in self._some(scenario.failing, numbers)},
             seconds={number: rng.choice((0.01, 1.0, 12.0)) for number in self._some(scenario.slow, numbers)},
-            deadly=set(self._some(scenario.deadly, numbers)),
+            deadly={
+                number: rng.choice((1, ATTEMPTS + 1)) if scenario.later else 1
+                for number in self._some(scenario.deadly, numbers)
+            },
             refused=set(self._some(scenario.refused, numbers)),
         )
         plan.failures |= dict.fromkeys(self._some(scenario.poisonous, numbers), float("inf"))
@@ -204,7 +216,8 @@ class Site:
         self._supervised = False
         for process in self._processes.running.values():
             process.stop()
-        check(self.orders, self.shipping, self._broker, self.history, by_key=scenario.by_key)
+        most = ATTEMPTS + len(scenario.later) + 1
+        check(self.orders, self.shipping, self._broker, self.history, by_key=scenario.by_key, most_deaths=most)
         await self._wait_for_the_end()
 
     async def _wait_for_the_end(self) -> None:
@@ -258,13 +271,18 @@ class Site:
             await asyncio.sleep(self._rng.choice((0.1, 0.5, 2.0)))
             with suppress(MediatorError, PlannedError, RuntimeError):
                 parked = await self.shipping.parking.find(ParkedFilter(direction="in"))
+                if self._repaired and self._scenario.later:  # the others go on by themselves
+                    parked = [each for each in parked if each.due_at is None and each.reason != ParkReason.KEY_PARKED]
                 if parked and (left > 0 or self._repaired):
                     left -= 1
                     await self._replay(parked[0] if self._repaired else self._rng.choice(parked))
 
     async def _replay(self, event: ParkedEvent) -> None:
+        """Replay an event and, if it succeeds, those that were parked behind it."""
         self._processes.note(f"replay of {event.event_id}")
-        await self.shipping.consumer(self.shipping.mediator_here()).replay(event)
+        consumer = self.shipping.consumer(self.shipping.mediator_here())
+        async for result in ParkedReplay(self.shipping.parking, [consumer]).run(ParkedFilter(numbers=[event.number])):
+            self._processes.note(f"{result.event.event_id} is {result.outcome}")
 
     # What happens to them.
 

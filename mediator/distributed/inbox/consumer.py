@@ -209,7 +209,7 @@ class EventConsumer:
 
         async def conclude(unit_of_work: UnitOfWork) -> None:
             """After the handlers, remove the event and lock its key. New events of the key wait only from here on."""
-            await parking.take(unit_of_work, parked.number)
+            await parking.take(unit_of_work, parked.number, release_next=bool(self._retries.later))
             await failpoints.reach("replay.after_take")
 
         handling = Handling(self._handling, envelope, event_class, parked.attempts + 1, admit, conclude=conclude)
