@@ -17,7 +17,7 @@ from mediator.distributed.inbox.outage import is_backlog, is_outage, most_losses
 from mediator.distributed.inbox.port import Admission
 from mediator.distributed.inbox.processing import DIED_TEXT, TAKE_BACK_SECONDS, ProcessingParts
 from mediator.distributed.inbox.shared_lock import Guard
-from mediator.distributed.parking import ParkedEvent, Parking, ParkReason, error_text
+from mediator.distributed.parking import CLAIM_SECONDS, ParkedEvent, Parking, ParkReason, error_text
 from mediator.distributed.shield import drain, finish, is_own_cancellation
 from mediator.distributed.starts import Start
 from mediator.distributed.unit_of_work import UnitOfWork
@@ -186,12 +186,13 @@ class LaterTry:
         limit = int(self._parts.retries.attempts)
         if not await self._guard.shared():
             return None
-        start = await self._parking.start(self._event, limit)
+        seconds = self._parts.handling.timeout + CLAIM_SECONDS
+        start = await self._parking.start(self._event, limit, seconds=seconds)
         if not start.suspect:
             return start
         if not await self._guard.exclusive(start.attempt):
             return None
-        return await self._parking.start(self._event, limit, alone=True)
+        return await self._parking.start(self._event, limit, alone=True, seconds=seconds)
 
     async def _handle(self, attempt: int) -> None:
         parking, number, claim = self._parking, self._event.number, self._event.claim
@@ -224,7 +225,7 @@ class LaterTry:
         if isinstance(error, ParkedEventNotFoundError | ClaimLostError):
             return  # another process or a person has handled the event
         if isinstance(error, ParkedEventBlockedError):
-            await self._postpone(None, ParkReason.KEY_PARKED, started=False, failed=False)
+            await self._postpone(CLAIM_SECONDS, ParkReason.KEY_PARKED, started=False, failed=False)
         elif await self._is_outage(error):
             if await self._wait_until_over(error):
                 await self._give_back(started=False)
