@@ -272,12 +272,8 @@ class Parking(ABC):
         """Return the seconds until the next event of a consumer is due; `None` if no event waits."""
 
     @abstractmethod
-    async def start(
-        self, event: ParkedEvent, limit: int, /, *, alone: bool = False, seconds: float = CLAIM_SECONDS
-    ) -> Start:
+    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False) -> Start:
         """Count a start of the handlers of a claimed event, in a transaction of its own.
-
-        The claim then lasts for `seconds` from now, in which the handlers have to end.
 
         At most `limit` starts are allowed, as with `Inbox.start`; `attempts` counts them.
 

@@ -128,9 +128,7 @@ class SqlAlchemyParking(Parking):
             found = (await connection.execute(seconds)).scalar_one()
         return None if found is None else max(0.0, found)
 
-    async def start(
-        self, event: ParkedEvent, limit: int, /, *, alone: bool = False, seconds: float = CLAIM_SECONDS
-    ) -> Start:
+    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False) -> Start:
         starts = select(parked.c.attempts, parked.c.last_start).where(_is_claimed(event)).with_for_update()
         async with self._database.writing() as connection:
             found = (await connection.execute(starts)).first()
@@ -139,7 +137,7 @@ class SqlAlchemyParking(Parking):
             refused = refusal(found.attempts, LastStart(found.last_start), limit, alone=alone)
             if refused is None:
                 last = LastStart.ALONE if alone else LastStart.BESIDE
-                counted = {"attempts": found.attempts + 1, "last_start": last.value, "due_at": self._in(seconds)}
+                counted = {"attempts": found.attempts + 1, "last_start": last.value}
                 await connection.execute(update(parked).where(parked.c.number == event.number).values(counted))
         return refused or Start(found.attempts + 1)
 

@@ -174,9 +174,9 @@ class UnorderedParking(InMemoryParking):
 class UncountingParking(InMemoryParking):
     """Does not store the starts of later tries."""
 
-    async def start(self, event: ParkedEvent, limit: int, /, **options: Any) -> Start:
+    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False) -> Start:
         stored = await self.get(event.number)
-        start = await super().start(event, limit, **options)
+        start = await super().start(event, limit, alone=alone)
         self._database.tables["mediator_parked"][event.number] = stored
         return start
 

@@ -27,7 +27,7 @@ from mediator.transactions import Outcome
 
 _POLL_SECONDS = 5.0
 """Seconds after which a worker looks for due events again, in case another process has set one aside."""
-_SHORTEST_PAUSE = 0.2
+_SHORTEST_PAUSE = 1.0
 """Seconds to wait when an event is due, but another process has reserved it."""
 _CANCELLED_PAUSE = 1.0
 """Seconds to pause after a handler cancelled its own task, because the event is due again at once."""
@@ -186,13 +186,12 @@ class LaterTry:
         limit = int(self._parts.retries.attempts)
         if not await self._guard.shared():
             return None
-        seconds = self._parts.handling.timeout + CLAIM_SECONDS
-        start = await self._parking.start(self._event, limit, seconds=seconds)
+        start = await self._parking.start(self._event, limit)
         if not start.suspect:
             return start
         if not await self._guard.exclusive(start.attempt):
             return None
-        return await self._parking.start(self._event, limit, alone=True, seconds=seconds)
+        return await self._parking.start(self._event, limit, alone=True)
 
     async def _handle(self, attempt: int) -> None:
         parking, number, claim = self._parking, self._event.number, self._event.claim

@@ -409,13 +409,6 @@ class LaterTriesConformance(StorageSuite):
             assert await storage.parking.start(event, 5) == Start(5, exhausted=True)
             assert await _stored(storage, event) == (5, LastStart.ALONE)
 
-    async def test_a_started_later_try_is_claimed_for_as_long_as_its_handlers_may_run(self) -> None:
-        async with self.opened() as storage:
-            await park(storage, _waiting_event("1"))
-            event = await _claim(storage)
-            await storage.parking.start(event, 8, seconds=3600)
-            assert 3500 < (await storage.parking.due_in(GROUP) or 0) <= 3600
-
     async def test_a_later_try_whose_last_start_has_no_known_end_may_start_only_alone(self) -> None:
         """While other events are handled, `start` reports the event as a suspect, and counts no start."""
         async with self.opened() as storage:

@@ -132,18 +132,13 @@ class InMemoryParking(Parking):
         which = ParkedFilter(direction="in", consumer=consumer)
         return [(event.due_at, event) for event in self.events if event.due_at is not None and event in which]
 
-    async def start(
-        self, event: ParkedEvent, limit: int, /, *, alone: bool = False, seconds: float = CLAIM_SECONDS
-    ) -> Start:
+    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False) -> Start:
         found = await self._get_claimed(event)
         refused = refusal(found.attempts, found.last_start, limit, alone=alone)
         if refused is not None:
             return refused
         last = LastStart.ALONE if alone else LastStart.BESIDE
-        due_at = self._database.now() + seconds
-        parked_in(self._database)[event.number] = replace(
-            found, attempts=found.attempts + 1, last_start=last, due_at=due_at
-        )
+        parked_in(self._database)[event.number] = replace(found, attempts=found.attempts + 1, last_start=last)
         return Start(found.attempts + 1)
 
     async def postpone(
