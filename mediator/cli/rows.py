@@ -83,14 +83,16 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return parked events as a table."""
-    return table(({**row, "next_try": _next_try(row)} for row in rows), _COLUMNS) if rows else "Nothing is parked."
+    return table(rows, _COLUMNS) if rows else "Nothing is parked."
 
 
-def _next_try(row: Mapping[str, Any]) -> str:
-    """Return the time of the next later try, or `follows` for an event behind an earlier one of its key, or `by hand`."""
-    if row["due_at"] is not None:
-        return str(row["due_at"])
-    return "follows" if row["reason"] == ParkReason.KEY_PARKED else "by hand"
+def next_try(event: ParkedEvent, head: ParkedEvent | None) -> str:
+    """Return when an event is tried next, given the first parked event of its key.
+
+    This is the time of a later try, `follows` for an event that was parked because of an earlier one, or `by hand`.
+    """
+    follows = event.reason == ParkReason.KEY_PARKED and head is not None and head.number < event.number
+    return as_time(event.due_at) or ("follows" if follows else "by hand")
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

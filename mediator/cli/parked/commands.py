@@ -1,7 +1,7 @@
 """Parked: the commands that show parked events (dead letters), replay them, and discard them."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -19,10 +19,10 @@ from mediator.cli.parked.selection import (
     replaying_parkings,
     selecting_parked,
 )
-from mediator.cli.rows import as_row, as_table, as_text, to_json
+from mediator.cli.rows import as_row, as_table, as_text, next_try, to_json
 from mediator.cli.work import JSON, TARGET, YES, CommandError, confirm, reporting, run_work
 from mediator.distributed.inbox import ParkedReplay, Replayed
-from mediator.distributed.parking import ParkedEvent
+from mediator.distributed.parking import ParkedEvent, ParkReason
 from mediator.errors import ParkedEventNotFoundError
 from mediator.logger import Logger
 from mediator.printable import printable, shown, shown_reason
@@ -50,20 +50,31 @@ def parked() -> None:
 def list_command(*, target: str, selection: Selection, limit: int, machine: bool) -> None:
     """List parked events, in the order in which they were parked. Payloads are not shown."""
 
-    async def work() -> tuple[list[tuple[LabeledParking, ParkedEvent]], int]:
+    async def work() -> tuple[list[dict[str, Any]], int]:
         async with opened_parkings(load_container(target)) as parkings:
             chosen = selection.of(parkings)
-            found: list[tuple[LabeledParking, ParkedEvent]] = []
+            rows: list[dict[str, Any]] = []
             for labeled in chosen:
-                events = await labeled.parking.find(selection.which, limit=limit - len(found), bodies=False)
-                found += [(labeled, event) for event in events]
-            return found, sum([await labeled.parking.count(selection.which) for labeled in chosen])
+                events = await labeled.parking.find(selection.which, limit=limit - len(rows), bodies=False)
+                rows += await _rows(labeled, events)
+            return rows, sum([await labeled.parking.count(selection.which) for labeled in chosen])
 
-    found, total = run_work(work)
-    rows = [as_row(labeled.label, event) for labeled, event in found]
+    rows, total = run_work(work)
     click.echo(to_json(rows) if machine else as_table(rows))
     if not machine:
-        click.echo(f"{len(found)} of {total}" if total != len(found) else f"{total}", err=True)
+        click.echo(f"{len(rows)} of {total}" if total != len(rows) else f"{total}", err=True)
+
+
+async def _rows(labeled: LabeledParking, events: Sequence[ParkedEvent]) -> list[dict[str, Any]]:
+    """Return the fields of each event, and when the event is tried next."""
+    rows: list[dict[str, Any]] = []
+    heads: dict[tuple[str, str, str | int], ParkedEvent | None] = {}
+    for event in events:
+        key = event.ordering_key
+        if event.reason == ParkReason.KEY_PARKED and key not in heads:
+            heads[key] = await labeled.parking.head(event)
+        rows.append({**as_row(labeled.label, event), "next_try": next_try(event, heads.get(key))})
+    return rows
 
 
 @parked.command()

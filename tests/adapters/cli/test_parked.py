@@ -161,12 +161,19 @@ def test_list_tells_events_that_are_tried_later_from_events_that_wait_for_a_pers
     assert [line.split("  ")[-1] for line in lines] == ["2026-01-02T03:04:35+00:00", "follows", "by hand", "by hand"]
 
     rows = json.loads(application.call("list", "--json").stdout)
-    assert [(row["reason"], row["due_at"], row["tries"]) for row in rows] == [
-        ("waiting", "2026-01-02T03:04:35+00:00", 2),
-        ("key-parked", None, 0),
-        ("handler-failed", None, 0),
-        ("refused", None, 0),
+    assert [(row["reason"], row["due_at"], row["tries"], row["next_try"]) for row in rows] == [
+        ("waiting", "2026-01-02T03:04:35+00:00", 2, "2026-01-02T03:04:35+00:00"),
+        ("key-parked", None, 0, "follows"),
+        ("handler-failed", None, 0, "by hand"),
+        ("refused", None, 0, "by hand"),
     ]
+
+
+def test_an_event_whose_predecessor_was_discarded_is_listed_as_one_that_waits_for_a_person(application: Application):
+    application.park(waiting("1", "a"), event("2", "b", reason=ParkReason.KEY_PARKED))
+    assert application.call("discard", 1, "--because", "test", "--yes").exit_code == 0
+    (row,) = json.loads(application.call("list", "--json").stdout)
+    assert (row["event_id"], row["next_try"]) == ("2", "by hand")
 
 
 def test_events_that_are_tried_later_can_be_chosen_or_left_out(application: Application):

@@ -65,6 +65,7 @@ _RELAYED = "the relay of any process sends it"
 _DEDUPLICATED = "a relay sends it again, and the broker knows its id"
 _REDELIVERED = "the broker delivers it again, as if for the first time"
 _CLAIMED = "the event is tried again when its claim ends, after 60 s"
+_STARTED = "the event is tried again, alone, when its claim ends, after `handler_timeout` and 60 s"
 _KNOWN = "the broker delivers it again, and the inbox knows it"
 
 OUTCOMES = (
@@ -108,9 +109,9 @@ OUTCOMES = (
         "the broker delivers it again, and it is parked behind the other one",
     ),
     Outcome("later.after_claim", "later", FOLLOWED, RELEASED, FOLLOWED, _CLAIMED),
-    Outcome("later.after_count", "later", FOLLOWED, RELEASED, FOLLOWED, f"{_CLAIMED}, alone"),
-    Outcome("consumer.after_handlers", "later", BOTH_TAKEN, RELEASED, FOLLOWED, f"{_CLAIMED}, alone"),
-    Outcome("replay.after_take", "later", BOTH_TAKEN, RELEASED, FOLLOWED, f"{_CLAIMED}, alone"),
+    Outcome("later.after_count", "later", FOLLOWED, RELEASED, FOLLOWED, _STARTED),
+    Outcome("consumer.after_handlers", "later", BOTH_TAKEN, RELEASED, FOLLOWED, _STARTED),
+    Outcome("replay.after_take", "later", BOTH_TAKEN, RELEASED, FOLLOWED, _STARTED),
     Outcome("consumer.after_commit", "later", BOTH_TAKEN, RELEASED, RELEASED, "the event behind it is due, and is tried"),
     Outcome("later.after_failure", "later fails", WAITS, WAITS, WAITS, "it waits for its next later try"),
     Outcome("replay.after_take", "replay", PARKED, PARKED, PARKED, "it is parked as before"),
