@@ -70,7 +70,7 @@ class ParkedEvent:
         ordered: Whether later events of the key have to wait for this event. `False` in a group without order.
         due_at: When the consumer tries the event again by itself, in seconds since the epoch, by the clock of the
             database; `None` if the event waits for a person or for an earlier event of its key.
-        tries: The number of failed later tries.
+        tries: How many of the `later_delays` the event has used.
         last_start: What is known about the last later try: the process may have died in it.
         claim: The number of times that a consumer has claimed the event. It tells a claim from a later claim.
     """
@@ -301,7 +301,7 @@ class Parking(ABC):
             reason: The reason for which the event is parked from now on.
             error: The text of the error; `None` keeps the text that is stored.
             started: Whether the counted start counts. `False` takes it back.
-            failed: Whether the later try counts in `tries`.
+            failed: Whether the pause counts in `tries`.
 
         Raises:
             ClaimLostError: The claim is over: the event was claimed again, or is no longer parked.

@@ -55,6 +55,7 @@ how to react: `MisuseError`, `CommittedError`, `RolledBackError`, `OutcomeUnknow
             EventHeldBackError             an earlier event with the same partition key was not stored
             EventNotDecodableError         a received event cannot be decoded
             FatalEventError                raised by a handler so that the event is parked at once
+            RetryLater                     raised by a handler so that the event is tried again later
             ParkedEventBlockedError        an earlier event with the same key is parked
             ParkedEventConflictError       the id of a parked event, or its place in the outbox, is taken
         RemoteError                        a request to another application has no response
@@ -99,6 +100,7 @@ from mediator.errors.events import (
     OutboxFullError,
     ParkedEventBlockedError,
     ParkedEventConflictError,
+    RetryLater,
 )
 from mediator.errors.installation import (
     ForeignDistributionError,
@@ -212,6 +214,7 @@ __all__ = [
     "RemoteResponseError",
     "RemoteTimeoutError",
     "RemoteUnavailableError",
+    "RetryLater",
     "RolledBackError",
     "SchemaError",
     "ScopeError",

@@ -1,6 +1,7 @@
 """Errors of distributed events that are sent, received or parked."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from mediator.errors.root import MediatorError, name_of
 from mediator.errors.transient import TransientError
@@ -143,6 +144,32 @@ class EventNotDecodableError(EventError):
 
 class FatalEventError(EventError):
     """A handler raises this error when every further attempt would fail. The event is then parked at once."""
+
+
+@dataclass(eq=False, repr=False)
+class RetryLater(EventError):  # noqa: N818  # it is a handler's request, and no failure
+    """A handler of a distributed event raises this to be called again later. The event is set aside, and no attempt counts.
+
+    With `ordering="key"` the later events of its key wait too. In a unit of work everything that the handler did is
+    rolled back.
+
+    Attributes:
+        after: The time until the consumer tries the event again.
+    """
+
+    after: timedelta
+
+    @property
+    def seconds(self) -> float:
+        """The seconds until the next try; 0 for a time that has passed."""
+        given: object = self.after
+        return max(0.0, given.total_seconds()) if isinstance(given, timedelta) else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"A handler asked to be called again after {self.seconds:g} s. Only the consumer of distributed events does so: "
+            "raise RetryLater only in the handler of a distributed event."
+        )
 
 
 @dataclass(eq=False, repr=False)

@@ -88,6 +88,8 @@ class EventConsumer:
         later_delays: The pauses before the later tries of an event, in seconds; by default 30 s, 2 min, 10 min, 1 h and
             6 h, and none without parking. During a pause the event waits in the database. Later tries use at most a
             quarter of the places, but at least one.
+        longest_wait: How long an event may wait in all because its handlers raise `RetryLater`, in seconds; by default 7
+            days. After that the event is parked.
         fatal_errors: Further errors after which an event is parked at once, because another attempt would fail again.
             `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always fatal.
         handler_timeout: How long the handlers of one event may take, in seconds, before they are cancelled.
@@ -116,6 +118,7 @@ class EventConsumer:
         prefetch: int = 64,
         retry_delays: tuple[float, ...] | list[float] | None = None,
         later_delays: tuple[float, ...] | list[float] | None = None,
+        longest_wait: float = 604_800.0,
         fatal_errors: tuple[type[Exception], ...] = (),
         handler_timeout: float = 300.0,
         unknown_type_grace: float = 300.0,
@@ -134,6 +137,7 @@ class EventConsumer:
         self._concurrency = usual_concurrency(ordering) if concurrency is None else concurrency
         self._prefetch = prefetch
         self._unknown_type_grace = unknown_type_grace
+        self._longest_wait = longest_wait
         self._drain_timeout = drain_timeout
         self._clean_interval = clean_interval
         self._handed_back: dict[tuple[str, int], int] = {}
@@ -145,7 +149,9 @@ class EventConsumer:
 
     def _check(self, handler_timeout: float) -> None:
         check_counts(concurrency=self._concurrency, prefetch=self._prefetch)
-        check_positive(handler_timeout=handler_timeout, clean_interval=self._clean_interval)
+        check_positive(
+            handler_timeout=handler_timeout, clean_interval=self._clean_interval, longest_wait=self._longest_wait
+        )
         check_not_negative(unknown_type_grace=self._unknown_type_grace, drain_timeout=self._drain_timeout)
         if not is_storable(self.group, LONGEST_GROUP):
             raise SettingError("group", self.group, f"use at most {LONGEST_GROUP} characters, and no NUL")
@@ -240,6 +246,7 @@ class EventConsumer:
             retries=self._retries,
             fatal_errors=(*_FATAL, *self._fatal_errors),
             unknown_type_grace=self._unknown_type_grace,
+            longest_wait=self._longest_wait,
             outage=DatabaseOutage(self._inbox, Backoff(0.1, 5.0, self._rng), Backoff(0.1, 5.0, self._rng), self._log),
             rng=self._rng,
             now=self._now,

@@ -21,7 +21,13 @@ from mediator.distributed.parking import CLAIM_SECONDS, ParkedEvent, Parking, Pa
 from mediator.distributed.shield import drain, finish, is_own_cancellation
 from mediator.distributed.starts import Start
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import ClaimLostError, EventNotDecodableError, ParkedEventBlockedError, ParkedEventNotFoundError
+from mediator.errors import (
+    ClaimLostError,
+    EventNotDecodableError,
+    ParkedEventBlockedError,
+    ParkedEventNotFoundError,
+    RetryLater,
+)
 from mediator.printable import shown_error, text_of, traceback_of
 from mediator.transactions import Outcome
 
@@ -232,6 +238,8 @@ class LaterTry:
             await self._try_later(error, ParkReason.UNKNOWN_TYPE, started=False)  # another version may know the type
         elif isinstance(error, EventNotDecodableError):
             await self._park(ParkReason.UNDECODABLE, error)
+        elif isinstance(error, RetryLater):
+            await self._wait_longer(error)
         elif isinstance(error, self._parts.fatal_errors):
             await self._park(ParkReason.FATAL_ERROR, error)
         else:
@@ -253,18 +261,26 @@ class LaterTry:
         return await self._parts.outage.wait_until_over(error, self._stopping, losses=self._interruptions.losses)
 
     async def _try_later(self, error: BaseException, last_reason: ParkReason, *, started: bool = True) -> None:
-        """Postpone an event. An event that waited for its key was tried for the first time, and has all later tries."""
-        is_first = self._event.reason == ParkReason.KEY_PARKED
-        due_in = self._parts.retries.later_delay(0 if is_first else self._event.tries + 1, self._parts.rng)
+        due_in = self._parts.retries.later_delay(self._event.tries, self._parts.rng)
         if due_in is None:
             await self._park(last_reason, error, started=started)
             return
-        await self._postpone(due_in, ParkReason.WAITING, error, started=started, failed=not is_first)
+        await self._postpone(due_in, ParkReason.WAITING, error, started=started)
         self._log_failure("later try failed", error, retry_in=round(due_in, 3))
+
+    async def _wait_longer(self, error: RetryLater) -> None:
+        """Postpone an event as its handler asked, unless the event has waited for too long already."""
+        waited = self._parts.now() - (self._event.parked_at or 0.0)
+        if waited + error.seconds > self._parts.longest_wait:
+            await self._park(ParkReason.HANDLER_FAILED, error, started=False)
+            return
+        reason = ParkReason(self._event.reason)
+        await self._postpone(error.seconds, reason, error, started=False, failed=False)
+        self._parts.log.info("event waits as its handler asked", retry_in=error.seconds, **_fields(self._event))
 
     async def _park(self, reason: ParkReason, error: BaseException | None, *, started: bool = True) -> None:
         """Leave an event to a person, who repairs the cause and replays the event."""
-        await self._postpone(None, reason, DIED_TEXT if error is None else error, started=started)
+        await self._postpone(None, reason, DIED_TEXT if error is None else error, started=started, failed=False)
         self._log_failure("event parked", error, reason=str(reason))
 
     async def _postpone(

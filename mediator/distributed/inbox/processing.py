@@ -7,7 +7,7 @@ process may have died because of this event, or because of an event that was bei
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from mediator.distributed.parking import ParkedEvent, Parking, ParkReason
 from mediator.distributed.shield import alongside, finish, is_own_cancellation
 from mediator.distributed.starts import Start
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import EventNotDecodableError
+from mediator.errors import EventNotDecodableError, RetryLater
 from mediator.logger import Logger, RateLimitedLogger
 from mediator.printable import shown, shown_error, text_of, traceback_of
 from mediator.transactions import Outcome
@@ -59,6 +59,7 @@ class ProcessingParts:
         fatal_errors: Errors after which an event is parked at once, because another attempt would raise them again.
         unknown_type_grace: How long an event of an unknown type may wait for a handler, in seconds since the event was
             stored.
+        longest_wait: How long an event may wait because its handlers ask for it, in seconds.
         now: Returns the time in seconds since the epoch.
         limited_log: A rate-limited form of `log`, for lines that a publisher can cause at will.
     """
@@ -73,6 +74,7 @@ class ProcessingParts:
     retries: RetrySchedule
     fatal_errors: tuple[type[Exception], ...]
     unknown_type_grace: float
+    longest_wait: float
     outage: DatabaseOutage
     rng: random.Random
     now: Callable[[], float]
@@ -318,11 +320,23 @@ class Processing:
             return await self._set_aside(ParkReason.UNDECODABLE, error)
         if isinstance(error, self._parts.fatal_errors):
             return await self._set_aside(ParkReason.FATAL_ERROR, error)
+        if isinstance(error, RetryLater):
+            return await self._wait_as_asked(error, attempt - 1)
         retries, rng = self._parts.retries, self._parts.rng
         if attempt < retries.quick_attempts:
             return await self._try_again(error, retries.quick_delay(attempt, rng))
         due_in = retries.later_delay(0, rng)
         return await self._set_aside(ParkReason.HANDLER_FAILED if due_in is None else ParkReason.WAITING, error, due_in)
+
+    async def _wait_as_asked(self, error: RetryLater, attempts: int) -> Settlement:
+        """Set an event aside as its handler asked. The start does not count."""
+        seconds = error.seconds
+        if self._parts.parking is None:
+            await self._attempt.take_back()
+            return self._put_back(error, seconds, log=self._parts.log.info)
+        return await self._park(
+            replace(self._parked(ParkReason.WAITING, error), attempts=attempts, tries=0), error, seconds
+        )
 
     def _leave_full_outbox(self) -> None:
         """If the outbox was full at an earlier try of the event, record that the outbox has room again."""
@@ -388,8 +402,9 @@ class Processing:
             attempts, text = 0, "an earlier event of its key is parked"
         elif reason is ParkReason.PROCESS_DIED:
             text = DIED_TEXT
-        ordered = self._parts.ordered
-        return parked_delivery(self._parts.group, self._delivery, reason, text, attempts=attempts, ordered=ordered)
+        ordered, tries = self._parts.ordered, int(reason is ParkReason.WAITING)
+        parked = parked_delivery(self._parts.group, self._delivery, reason, text, attempts=attempts, ordered=ordered)
+        return replace(parked, tries=tries)
 
     async def _park(self, event: ParkedEvent, error: BaseException | None, due_in: float | None) -> Settlement:
         """Park an event for a person or, with `due_in`, until its first later try in so many seconds."""

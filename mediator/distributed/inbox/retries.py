@@ -53,7 +53,7 @@ class RetrySchedule:
         return _jittered(self.quick[min(attempt, len(self.quick)) - 1] if self.quick else _RESPITE, rng)
 
     def later_delay(self, tries: int, rng: random.Random) -> float | None:
-        """Return the pause after `tries` failed later tries, in seconds; `None` when no later try is left."""
+        """Return the next pause of an event that has used `tries` of them, in seconds; `None` when no pause is left."""
         return _jittered(self.later[tries], rng) if tries < len(self.later) else None
 
     @property
