@@ -92,7 +92,7 @@ def test_an_error_has_a_section_in_the_documentation(error: type[MediatorError])
 
 def drawn_tree() -> list[tuple[str, str]]:
     """Return the classes in the tree of the docstring of `mediator.errors`, in order, each with its base class there."""
-    lines = re.findall(r"^ {4}( *)(\w+Error)(?: {2,}\S.*)?$", mediator.errors.__doc__ or "", re.MULTILINE)
+    lines = re.findall(r"^ {4}( *)(\w+Error|RetryLater)(?: {2,}\S.*)?$", mediator.errors.__doc__ or "", re.MULTILINE)
     above: dict[int, str] = {}
     drawn: list[tuple[str, str]] = []
     for indent, name in lines:

@@ -220,7 +220,7 @@ async def test_a_later_try_that_takes_too_long_counts_as_failed() -> None:
     async with application.running():
         await asyncio.sleep(45)
     event = application.event
-    assert (event.reason, event.tries, event.error.partition(":")[0]) == ("waiting", 1, "MessageTimeoutError")
+    assert (event.reason, event.tries, event.error.partition(":")[0]) == ("waiting", 2, "MessageTimeoutError")
     assert event.due_at == pytest.approx(40 + 120, abs=0.1)
 
 
@@ -324,7 +324,7 @@ async def test_a_stop_during_a_later_try_costs_no_attempt_and_another_process_go
     async with application.running(application.consuming()):
         await asyncio.sleep(35)
     event = application.event
-    assert (event.reason, event.attempts, event.tries, event.last_start) == ("waiting", 1, 0, LastStart.ENDED)
+    assert (event.reason, event.attempts, event.tries, event.last_start) == ("waiting", 1, 1, LastStart.ENDED)
     application.acts.clear()
     async with application.running(application.consuming()):
         await asyncio.sleep(0.1)
@@ -617,7 +617,7 @@ async def test_an_outage_after_the_handlers_failed_does_not_start_them_again_bef
     with capture_logs() as logs:
         async with application.running():
             await asyncio.sleep(100)
-    assert (application.event.attempts, application.event.tries) == (2, 1)
+    assert (application.event.attempts, application.event.tries) == (2, 2)
     assert application.event.due_at == pytest.approx(40 + 120, abs=5)
     assert len(lines(logs, "later try failed")) == 1
 
@@ -630,7 +630,7 @@ async def test_handlers_that_lose_the_connection_three_times_while_the_database_
     async with application.running():
         await asyncio.sleep(100)
         assert application.starts[1] == 1 + 3
-        assert (application.event.attempts, application.event.tries) == (2, 1)
+        assert (application.event.attempts, application.event.tries) == (2, 2)
         await asyncio.sleep(200)
     assert application.starts[1] == 1 + 3 + 3
     assert application.parked() == [("e1", "handler-failed", 3)]
@@ -810,7 +810,7 @@ async def test_a_process_that_does_not_know_the_type_yet_parks_no_event() -> Non
     old = application.consuming()
     old._event_classes = dict  # type: ignore[method-assign]  # an older version of the application
     await _run_for(application, old, 40)
-    assert (application.event.reason, application.event.tries) == ("waiting", 1)
+    assert (application.event.reason, application.event.tries) == ("waiting", 2)
     await _run_for(application, application.consuming(), 130)
     assert application.effects == [1]
 
