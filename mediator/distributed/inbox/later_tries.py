@@ -15,10 +15,10 @@ from mediator.distributed.events import DistributedEvent
 from mediator.distributed.inbox.handling import Handling
 from mediator.distributed.inbox.outage import is_backlog, is_outage, most_losses, pause_unless
 from mediator.distributed.inbox.port import Admission
-from mediator.distributed.inbox.processing import DIED_TEXT, TAKE_BACK_SECONDS, ProcessingParts
+from mediator.distributed.inbox.processing import ALONE_SECONDS, DIED_TEXT, TAKE_BACK_SECONDS, ProcessingParts
 from mediator.distributed.inbox.shared_lock import Guard
 from mediator.distributed.parking import CLAIM_SECONDS, ParkedEvent, Parking, ParkReason, error_text
-from mediator.distributed.shield import drain, finish, is_own_cancellation
+from mediator.distributed.shield import alongside, drain, finish, is_own_cancellation
 from mediator.distributed.starts import Start
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import (
@@ -185,19 +185,29 @@ class LaterTry:
             await self._park(ParkReason.PROCESS_DIED, None)
         else:
             await failpoints.reach("later.after_count")
-            await self._handle(start.attempt)
+            async with alongside(self._let_others_join(start.attempt)):
+                await self._handle(start.attempt)
 
     async def _start(self) -> Start | None:
         """Count the start. If the process may have died in the last start, wait until nothing else is handled here."""
-        limit = int(self._parts.retries.attempts)
         if not await self._guard.shared():
             return None
-        start = await self._parking.start(self._event, limit)
+        start = await self._parking.start(self._event, self._limit)
         if not start.suspect:
             return start
         if not await self._guard.exclusive(start.attempt):
             return None
-        return await self._parking.start(self._event, limit, alone=True)
+        return await self._parking.start(self._event, self._limit, alone=True)
+
+    @property
+    def _limit(self) -> int:
+        return int(self._parts.retries.attempts)
+
+    async def _let_others_join(self, attempt: int) -> None:
+        """Let other events begin after a while. In its last start a suspect stays alone, and is parked if the process dies."""
+        if self._guard.is_exclusive and attempt < self._limit:
+            await asyncio.sleep(ALONE_SECONDS)
+            self._guard.downgrade()
 
     async def _handle(self, attempt: int) -> None:
         parking, number, claim = self._parking, self._event.number, self._event.claim

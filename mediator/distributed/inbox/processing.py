@@ -34,7 +34,7 @@ from mediator.transactions import Outcome
 
 TAKE_BACK_SECONDS: float = 0.9
 """Longest time that a stopping consumer waits for the database to remove a start from the count, in seconds."""
-_ALONE_SECONDS = 10.0
+ALONE_SECONDS: float = 10.0
 """A suspect is handled alone for at most this many seconds. In the last allowed start, the suspect stays alone.
 
 An event that kills its process usually does so within this time.
@@ -116,7 +116,7 @@ class Attempt:
 
     @asynccontextmanager
     async def joined(self) -> AsyncGenerator[None, None]:
-        """Run the body. If the event is a suspect, let other events begin only after `_ALONE_SECONDS`.
+        """Run the body. If the event is a suspect, let other events begin only after `ALONE_SECONDS`.
 
         Just before other events begin, the start of the suspect is recorded as ended. In its last allowed start a
         suspect stays alone. If the process dies in that start, the suspect is the cause.
@@ -128,7 +128,7 @@ class Attempt:
             yield
 
     async def _let_others_join(self) -> None:
-        await asyncio.sleep(_ALONE_SECONDS)
+        await asyncio.sleep(ALONE_SECONDS)
         try:
             await self._inbox.end(*self._row, self.number)
         except Exception as error:  # other events wait until the suspect has been handled

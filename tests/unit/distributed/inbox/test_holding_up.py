@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mediator.distributed.inbox.processing import _ALONE_SECONDS
+from mediator.distributed.inbox.processing import ALONE_SECONDS
 from mediator.distributed.inbox.shared_lock import PATIENCE
 from mediator.testing import InMemoryEventSubscription
 from tests.unit.distributed.inbox.application import TYPE, Application, hanging
@@ -53,9 +53,9 @@ async def test_a_suspect_that_waits_for_a_hanging_handler_delays_other_groups_fo
         await asyncio.sleep(1)
         for number in range(10, 20):
             other.publish(number)
-            assert await until_handled(other, number) <= PATIENCE + _ALONE_SECONDS + 0.1
+            assert await until_handled(other, number) <= PATIENCE + ALONE_SECONDS + 0.1
         hangs.publish(3)
-        assert await until_handled(hangs, 3) <= PATIENCE + _ALONE_SECONDS + 0.1
+        assert await until_handled(hangs, 3) <= PATIENCE + ALONE_SECONDS + 0.1
 
 
 @in_virtual_time
@@ -68,14 +68,14 @@ async def test_other_events_join_a_hanging_suspect_after_seconds_except_in_its_l
         assert hangs.starts == {1: 1}
         for number in range(10, 13):
             other.publish(number)
-            assert await until_handled(other, number) <= _ALONE_SECONDS + 0.1
+            assert await until_handled(other, number) <= ALONE_SECONDS + 0.1
         assert now() < 15
         while not hangs.parking.events:  # the event failed and is no longer a suspect
             await asyncio.sleep(1)
     assert hangs.parked() == [("e1", "handler-failed", 3)]
 
 
-@pytest.mark.parametrize(("takes", "fails", "waited"), [(3.0, False, _ALONE_SECONDS + 3), (0.0, True, 100.0)])
+@pytest.mark.parametrize(("takes", "fails", "waited"), [(3.0, False, ALONE_SECONDS + 3), (0.0, True, 100.0)])
 @in_virtual_time
 async def test_other_events_join_a_suspect_only_after_its_shared_start_is_recorded(
     takes: float, fails: bool, waited: float
@@ -111,7 +111,7 @@ async def test_nothing_is_recorded_for_a_suspect_that_has_taken_effect() -> None
         await until_handled(application, 1)
         await asyncio.sleep(0)
         tasks = asyncio.all_tasks()
-        await asyncio.sleep(2 * _ALONE_SECONDS)
+        await asyncio.sleep(2 * ALONE_SECONDS)
         assert asyncio.all_tasks() == tasks
     assert written == []
 
@@ -124,7 +124,7 @@ async def test_a_suspect_runs_its_last_start_alone_so_that_a_slow_killer_is_park
     application.acts = {1: hanging}
     for starts in (1, 2, 3):  # starts: alone and then joined, shared, and alone to the end
         async with running(application):
-            await asyncio.sleep(_ALONE_SECONDS + 30)
+            await asyncio.sleep(ALONE_SECONDS + 30)
         assert application.starts == {1: starts}
     async with running(application):
         await asyncio.sleep(1)
@@ -140,9 +140,9 @@ async def test_only_the_start_before_parking_is_the_last_start_of_a_suspect() ->
         application.acts = {1: hanging}
         for _ in range(2, limit):  # each process is killed while the suspect runs alone
             async with running(application):
-                await asyncio.sleep(_ALONE_SECONDS / 2)
+                await asyncio.sleep(ALONE_SECONDS / 2)
         async with running(application):
-            await asyncio.sleep(_ALONE_SECONDS + 30)
+            await asyncio.sleep(ALONE_SECONDS + 30)
         async with running(application):
             await asyncio.sleep(1)
         assert application.parked() == [("e1", "process-died", limit)]
@@ -195,7 +195,7 @@ async def test_an_event_waits_again_after_an_outage_while_a_suspect_runs_alone()
             began = now()
             away.acts, away.database.available = {}, True
             await until_handled(away, 2)
-            assert _ALONE_SECONDS - 0.1 <= now() - began <= _ALONE_SECONDS + 0.1
+            assert ALONE_SECONDS - 0.1 <= now() - began <= ALONE_SECONDS + 0.1
 
 
 @in_virtual_time

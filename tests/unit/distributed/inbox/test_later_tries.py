@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from mediator import EventConsumer
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.inbox import LastStart, ParkedReplay
+from mediator.distributed.inbox.processing import ALONE_SECONDS
 from mediator.distributed.inbox.shared_lock import Guard, shared_lock_here
 from mediator.distributed.parking import CLAIM_SECONDS, ParkedEvent, ParkedFilter
 from mediator.errors import DatabaseUnavailableError, FatalEventError
@@ -389,6 +390,29 @@ async def test_an_event_whose_process_died_in_a_later_try_is_tried_alone_after_i
         await asyncio.sleep(1)
     assert application.effects == [1, 2]
     assert application.attempts == [(1, 1), (1, 2), (1, 3), (2, 1)]
+
+
+@pytest.mark.parametrize(("later", "is_joined"), [((30.0, 30.0, 30.0), True), ((30.0, 30.0), False)])
+@in_virtual_time
+async def test_a_suspect_lets_others_begin_after_a_while_and_stays_alone_in_its_last_later_try(
+    later: tuple[float, ...],
+    is_joined: bool,
+) -> None:
+    application, other = Patient({"concurrency": 8, "later_delays": later, "handler_timeout": 100.0}), Patient()
+    await application.set_aside(1)
+    application.acts[1] = hanging
+    async with application.dying():
+        await until(lambda: application.present)
+    async with application.running(application.consuming()), other.running():
+        await until(lambda: application.present)
+        application.publish(2)
+        other.publish(2)
+        await asyncio.sleep(ALONE_SECONDS - 0.5)
+        assert application.effects == other.effects == []
+        await asyncio.sleep(1)
+        assert application.effects == other.effects == ([2] if is_joined else [])
+        await asyncio.sleep(100)
+        assert application.effects == other.effects == [2]
 
 
 @in_virtual_time
