@@ -65,7 +65,7 @@ _RELAYED = "the relay of any process sends it"
 _DEDUPLICATED = "a relay sends it again, and the broker knows its id"
 _REDELIVERED = "the broker delivers it again, as if for the first time"
 _CLAIMED = "the event is tried again when its claim ends, after 60 s"
-_STARTED = "the event is tried again, alone, when its claim ends, after `handler_timeout` and 60 s"
+_STARTED = "the event is tried again, alone, when its claim ends, after 60 s"
 _KNOWN = "the broker delivers it again, and the inbox knows it"
 
 OUTCOMES = (
