@@ -395,8 +395,7 @@ async def test_an_event_whose_process_died_in_a_later_try_is_tried_alone_after_i
 @pytest.mark.parametrize(("later", "is_joined"), [((30.0, 30.0, 30.0), True), ((30.0, 30.0), False)])
 @in_virtual_time
 async def test_a_suspect_lets_others_begin_after_a_while_and_stays_alone_in_its_last_later_try(
-    later: tuple[float, ...],
-    is_joined: bool,
+    later: tuple[float, ...], is_joined: bool
 ) -> None:
     application, other = Patient({"concurrency": 8, "later_delays": later, "handler_timeout": 100.0}), Patient()
     await application.set_aside(1)
