@@ -5,7 +5,7 @@ import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from mediator import (
@@ -24,6 +24,7 @@ from mediator import (
 from mediator.binding import Binding
 from mediator.distributed.inbox import Ordering, current_delivery
 from mediator.distributed.requests import RequestResponder, trust_broker
+from mediator.errors import RetryLater
 from mediator.registry import Registry
 from mediator.testing import InMemoryBroker
 from tests.interleavings.processes import Process, Processes
@@ -93,6 +94,7 @@ class Plan:
     Attributes:
         failures: How many starts of the shipping of an order fail; `inf` for all until the repair.
         seconds: The time that the shipping of an order takes.
+        asking: How often the shipping of an order asks to be called again later.
         deadly: The orders whose shipping kills its process until the repair, each with the first attempt that does so.
             The attempts before fail.
         refused: The orders whose `Placed` the broker refuses until the repair.
@@ -101,6 +103,7 @@ class Plan:
 
     failures: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
+    asking: dict[int, int] = field(default_factory=dict)
     deadly: dict[int, int] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
     deaths: dict[int, int] = field(default_factory=dict)
@@ -242,6 +245,9 @@ class Shipping(Application):
                 plan.deaths[number] = plan.deaths.get(number, 0) + 1
             process.kill()
             await asyncio.sleep(3600)
+        if (times := plan.asking.get(number, 0)) > 0:
+            plan.asking[number] = times - 1
+            raise RetryLater(after=timedelta(seconds=4))
         if (left := plan.failures.get(number, 0)) > 0:
             plan.failures[number] = left - 1
             raise PlannedError

@@ -49,7 +49,8 @@ class Scenario:
         drain: The `drain_timeout` of the consumers, in seconds.
         later: The `later_delays` of the consumers, in seconds.
         orders: The number of commands.
-        kills: Processes that are killed at a random time, and started again.
+        kills: Processes that are killed at a random time, and started again. Fewer than the allowed starts of an event, for an
+            event that is killed in each of them cannot be told from one that kills.
         stops: Processes that are stopped at a random time, and started again.
         freezes: Processes that are frozen for up to 15 s, which is longer than a delivery waits for its answer.
         outages: Outages of the broker or of a database, of up to 5 s.
@@ -60,6 +61,7 @@ class Scenario:
         deadly: Orders whose shipments kill the process until the repair.
         refused: Orders whose events the broker refuses until the repair.
         slow: Orders whose shipments take up to 12 s.
+        asking: Orders whose shipments ask to be called again later.
         replays: Replays of random parked events before the repair.
         requests: Requests to the other application.
     """
@@ -81,13 +83,14 @@ class Scenario:
     deadly: int = 0
     refused: int = 0
     slow: int = 0
+    asking: int = 0
     replays: int = 0
     requests: int = 0
 
 
 _LATER = Scenario(
     "later", seconds=60.0, drain=2.0, later=(0.5, 3.0, 10.0),
-    kills=3, stops=2, freezes=1, outages=2, faults=3, failing=6, slow=2, deadly=1, poisonous=1, replays=3,
+    kills=1, stops=2, freezes=1, outages=2, faults=3, failing=6, slow=2, asking=3, deadly=1, poisonous=1, replays=3,
 )  # fmt: skip
 SCENARIOS = {
     scenario.name: scenario
@@ -146,6 +149,7 @@ class Site:
                 for number in self._some(scenario.deadly, numbers)
             },
             refused=set(self._some(scenario.refused, numbers)),
+            asking={number: rng.randint(1, 3) for number in self._some(scenario.asking, numbers)},
         )
         plan.failures |= dict.fromkeys(self._some(scenario.poisonous, numbers), float("inf"))
         ordering = "key" if scenario.by_key else "none"
