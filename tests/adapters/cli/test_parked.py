@@ -189,7 +189,7 @@ def test_events_that_are_tried_later_can_be_chosen_or_left_out(application: Appl
     assert application.parked == ["2"]
 
 
-def test_show_and_export_have_the_next_try_and_the_number_of_failed_later_tries(application: Application):
+def test_show_and_export_have_the_time_of_the_next_try_and_the_number_of_used_pauses(application: Application):
     application.park(waiting("1", "a"))
     lines = application.call("show", 1).stdout.splitlines()
     assert {"reason: waiting", "due_at: 2026-01-02T03:04:35+00:00", "tries: 2"} <= {*lines}
