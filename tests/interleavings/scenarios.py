@@ -49,8 +49,7 @@ class Scenario:
         drain: The `drain_timeout` of the consumers, in seconds.
         later: The `later_delays` of the consumers, in seconds.
         orders: The number of commands.
-        kills: Processes that are killed at a random time, and started again. Fewer than the allowed starts of an event, for an
-            event that is killed in each of them cannot be told from one that kills.
+        kills: Processes that are killed at a random time, and started again.
         stops: Processes that are stopped at a random time, and started again.
         freezes: Processes that are frozen for up to 15 s, which is longer than a delivery waits for its answer.
         outages: Outages of the broker or of a database, of up to 5 s.
@@ -294,6 +293,7 @@ class Site:
         return self._rng.choice(list(self._processes.running.values()))
 
     def _kill(self) -> None:
+        self.history.kills += 1
         self._any_process().kill()
 
     def _stop(self) -> None:
@@ -345,6 +345,7 @@ class Site:
         elif kind == "stop":
             process.stop()
         else:
+            self.history.kills += 1
             process.kill()
             raise KilledError(process.name)
 
