@@ -204,7 +204,7 @@ class LaterTry:
         return int(self._parts.retries.attempts)
 
     async def _let_others_join(self, attempt: int) -> None:
-        """Let other events begin after a while. In its last start a suspect stays alone, since it is parked if that kills."""
+        """Let other events begin after a while. In its last start a suspect stays alone: its death parks it."""
         if self._guard.is_exclusive and attempt < self._limit:
             await asyncio.sleep(ALONE_SECONDS)
             self._guard.downgrade()
