@@ -188,7 +188,7 @@ class EventConsumer:
                     )
                 for _ in range(self._concurrency):
                     group.create_task(self._work(queue, parts, places))
-                if self.parking is not None and self._retries.later:
+                if self.parking is not None:
                     later = LaterTries(parts, self.parking, self._read, places, self._drain_timeout)
                     for _ in range(max(1, self._concurrency // 4)):
                         group.create_task(later.run())
@@ -215,7 +215,7 @@ class EventConsumer:
 
         async def conclude(unit_of_work: UnitOfWork) -> None:
             """After the handlers, remove the event and lock its key. New events of the key wait only from here on."""
-            await parking.take(unit_of_work, parked.number, release_next=bool(self._retries.later))
+            await parking.take(unit_of_work, parked.number, release_next=True)
             await failpoints.reach("replay.after_take")
 
         handling = Handling(self._handling, envelope, event_class, parked.attempts + 1, admit, conclude=conclude)

@@ -423,6 +423,9 @@ class Processing:
         return self._terminate
 
     def _log_parked(self, event: ParkedEvent, error: BaseException | None, due_in: float | None = None) -> None:
+        if isinstance(error, RetryLater):
+            self._parts.log.info("event waits as its handler asked", retry_in=due_in, **event.log_fields())
+            return
         follows = event.reason == ParkReason.KEY_PARKED
         log = self._parts.limited_log if event.reason in _CAUSED_BY_PUBLISHERS else self._parts.log
         (log.warning if follows else log.error)(

@@ -66,7 +66,7 @@ async def test_a_replay_includes_the_events_behind_up_to_the_next_one_that_faile
     async with application.running():
         await application.settled(5)
     assert [(event.event_id, str(event.reason)) for event in application.parking.events] == [
-        ("e4", "key-parked"),
+        ("e4", "fatal-error"),
         ("e5", "key-parked"),
     ]
     application.acts.clear()

@@ -651,7 +651,7 @@ async def test_an_event_that_needs_no_room_does_not_end_the_log_of_a_full_outbox
 
 @in_virtual_time
 async def test_an_outage_and_a_full_outbox_have_independent_pauses() -> None:
-    application = Timed({"retry_delays": (0.0,)}, max_pending=1)
+    application = Timed({"parking": None, "later_delays": None, "retry_delays": (0.0,)}, max_pending=1)
     asked: list[float] = []
     answers = application.inbox.answers
 
