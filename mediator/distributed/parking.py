@@ -272,8 +272,11 @@ class Parking(ABC):
         """Return the seconds until the next event of a consumer is due; `None` if no event waits."""
 
     @abstractmethod
-    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False) -> Start:
+    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False, lasting: float = 0.0) -> Start:
         """Count a start of the handlers of a claimed event, in a transaction of its own.
+
+        The handlers may run for `lasting` seconds. If the database cannot leave out locked rows in `claim`, as SQLite, the
+        claim lasts as long.
 
         At most `limit` starts are allowed, as with `Inbox.start`; `attempts` counts them.
 
@@ -292,6 +295,7 @@ class Parking(ABC):
         error: str | None = None,
         started: bool = True,
         failed: bool = True,
+        ended: bool = True,
     ) -> None:
         """End a start of a claimed event whose handlers did not succeed. Later tries go on after `due_in` seconds.
 
@@ -302,6 +306,7 @@ class Parking(ABC):
             error: The text of the error; `None` keeps the text that is stored.
             started: Whether the counted start counts. `False` takes it back.
             failed: Whether the pause counts in `tries`.
+            ended: `False` if the handlers were not started, so that a suspect stays a suspect.
 
         Raises:
             ClaimLostError: The claim is over: the event was claimed again, or is no longer parked.

@@ -128,7 +128,7 @@ class SqlAlchemyParking(Parking):
             found = (await connection.execute(seconds)).scalar_one()
         return None if found is None else max(0.0, found)
 
-    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False) -> Start:
+    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False, lasting: float = 0.0) -> Start:
         starts = select(parked.c.attempts, parked.c.last_start).where(_is_claimed(event)).with_for_update()
         async with self._database.writing() as connection:
             found = (await connection.execute(starts)).first()
@@ -137,7 +137,9 @@ class SqlAlchemyParking(Parking):
             refused = refusal(found.attempts, LastStart(found.last_start), limit, alone=alone)
             if refused is None:
                 last = LastStart.ALONE if alone else LastStart.BESIDE
-                counted = {"attempts": found.attempts + 1, "last_start": last.value}
+                counted: dict[str, Any] = {"attempts": found.attempts + 1, "last_start": last.value}
+                if self._database.dialect == "sqlite":  # no lock of the row shows there that the handlers still run
+                    counted["due_at"] = self._in(lasting + CLAIM_SECONDS)
                 await connection.execute(update(parked).where(parked.c.number == event.number).values(counted))
         return refused or Start(found.attempts + 1)
 
@@ -151,12 +153,13 @@ class SqlAlchemyParking(Parking):
         error: str | None = None,
         started: bool = True,
         failed: bool = True,
+        ended: bool = True,
     ) -> None:
         values = {
             "due_at": None if due_in is None else self._in(due_in),
             "reason": reason.value,
             "error": parked.c.error if error is None else error_text(error),
-            "last_start": LastStart.ENDED.value,
+            "last_start": LastStart.ENDED.value if ended else parked.c.last_start,
             "attempts": parked.c.attempts - int(not started),
             "tries": parked.c.tries + int(failed),
         }

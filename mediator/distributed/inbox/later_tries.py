@@ -15,7 +15,13 @@ from mediator.distributed.events import DistributedEvent
 from mediator.distributed.inbox.handling import Handling
 from mediator.distributed.inbox.outage import is_backlog, is_outage, most_losses, pause_unless
 from mediator.distributed.inbox.port import Admission
-from mediator.distributed.inbox.processing import ALONE_SECONDS, DIED_TEXT, TAKE_BACK_SECONDS, ProcessingParts
+from mediator.distributed.inbox.processing import (
+    ALONE_SECONDS,
+    DIED_TEXT,
+    SHORTEST_WAIT,
+    TAKE_BACK_SECONDS,
+    ProcessingParts,
+)
 from mediator.distributed.inbox.shared_lock import Guard
 from mediator.distributed.parking import CLAIM_SECONDS, ParkedEvent, Parking, ParkReason, error_text
 from mediator.distributed.shield import alongside, drain, finish, is_own_cancellation
@@ -33,6 +39,8 @@ from mediator.transactions import Outcome
 
 _POLL_SECONDS = 5.0
 """Seconds after which a worker looks for due events again, in case another process has set one aside."""
+_LONGEST_WAIT = CLAIM_SECONDS / 2
+"""The longest wait of a suspect until nothing else is handled here, in seconds. Its claim must not end during the wait."""
 _SHORTEST_PAUSE = 1.0
 """Seconds to wait when an event is due, but another process has reserved it."""
 _CANCELLED_PAUSE = 1.0
@@ -161,6 +169,7 @@ class LaterTry:
         self._guard = Guard(parts.lock, stopping)
         self._stopping = stopping
         self._interruptions = interruptions
+        self._not_reserved: Exception | None = None
 
     async def run(self) -> None:
         """Count the start and run the handlers, unless the process died in the last allowed start.
@@ -175,10 +184,10 @@ class LaterTry:
         try:
             start = await self._start()
         except asyncio.CancelledError:
-            await self._give_back()
+            await self._give_back(begun=False)
             raise
         if start is None:  # the consumer is stopped
-            await self._give_back()
+            await self._give_back(begun=False)
             return
         self._event = replace(self._event, attempts=start.attempt)
         if start.exhausted:
@@ -192,12 +201,17 @@ class LaterTry:
         """Count the start. If the process may have died in the last start, wait until nothing else is handled here."""
         if not await self._guard.shared():
             return None
-        start = await self._parking.start(self._event, self._limit)
+        lasting = self._parts.handling.timeout
+        start = await self._parking.start(self._event, self._limit, lasting=lasting)
         if not start.suspect:
             return start
-        if not await self._guard.exclusive(start.attempt):
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT):
+                if not await self._guard.exclusive(start.attempt):
+                    return None
+        except TimeoutError:  # another process, or a later moment, may have less to do
             return None
-        return await self._parking.start(self._event, self._limit, alone=True)
+        return await self._parking.start(self._event, self._limit, alone=True, lasting=lasting)
 
     @property
     def _limit(self) -> int:
@@ -213,12 +227,20 @@ class LaterTry:
         parking, number, claim = self._parking, self._event.number, self._event.claim
 
         async def admit(unit_of_work: UnitOfWork) -> Admission:
-            await parking.reserve(unit_of_work, number, claim=claim)
+            try:
+                await parking.reserve(unit_of_work, number, claim=claim)
+            except Exception as error:
+                self._not_reserved = error
+                raise
             return Admission.NEW
 
         async def conclude(unit_of_work: UnitOfWork) -> None:
             """Lock the key after the handlers, so that events of the key that arrive meanwhile are parked at once."""
-            await parking.take(unit_of_work, number, release_next=True)
+            try:
+                await parking.take(unit_of_work, number, release_next=True)
+            except Exception as error:
+                self._not_reserved = error
+                raise
             await failpoints.reach("replay.after_take")
 
         handling: Handling | None = None
@@ -229,7 +251,7 @@ class LaterTry:
         except (Exception, asyncio.CancelledError) as error:
             if is_own_cancellation(error):
                 if handling is None or handling.outcome is not Outcome.COMMITTED:
-                    await self._give_back(started=False)
+                    await self._give_back()
                 raise
             await self._failed(error)
         else:
@@ -237,13 +259,15 @@ class LaterTry:
             self._parts.log.info("later try succeeded", attempt=attempt, **_fields(self._event))
 
     async def _failed(self, error: BaseException) -> None:
-        if isinstance(error, ParkedEventNotFoundError | ClaimLostError):
-            return  # another process or a person has handled the event
-        if isinstance(error, ParkedEventBlockedError):
+        if error is self._not_reserved and isinstance(error, ParkedEventBlockedError):
             await self._postpone(CLAIM_SECONDS, ParkReason.KEY_PARKED, started=False, failed=False)
+        elif error is self._not_reserved and isinstance(error, ParkedEventNotFoundError | ClaimLostError):
+            return  # another process or a person has handled the event
         elif await self._is_outage(error):
-            if await self._wait_until_over(error):
-                await self._give_back(started=False)
+            try:
+                await self._wait_until_over(error)
+            finally:
+                await self._give_back()  # also when the consumer is stopped meanwhile, the start does not count
         elif isinstance(error, EventNotDecodableError) and self._event.type not in self._parts.classes:
             await self._try_later(error, ParkReason.UNKNOWN_TYPE, started=False)  # another version may know the type
         elif isinstance(error, EventNotDecodableError):
@@ -280,13 +304,15 @@ class LaterTry:
 
     async def _wait_longer(self, error: RetryLater) -> None:
         """Postpone an event as its handler asked, unless the event has waited for too long already."""
-        waited = self._parts.now() - (self._event.parked_at or 0.0)
-        if waited + error.seconds > self._parts.longest_wait:
+        seconds = max(error.seconds, SHORTEST_WAIT)
+        claimed_at = (self._event.due_at or 0.0) - CLAIM_SECONDS  # by the clock of the database, as `parked_at`
+        waited = 0.0 if self._event.parked_at is None else claimed_at - self._event.parked_at
+        if waited + seconds > self._parts.longest_wait:
             await self._park(ParkReason.HANDLER_FAILED, error, started=False)
             return
         reason = ParkReason(self._event.reason)
-        await self._postpone(error.seconds, reason, error, started=False, failed=False)
-        self._parts.log.info("event waits as its handler asked", retry_in=error.seconds, **_fields(self._event))
+        await self._postpone(seconds, reason, error, started=False, failed=False)
+        self._parts.log.info("event waits as its handler asked", retry_in=seconds, **_fields(self._event))
 
     async def _park(self, reason: ParkReason, error: BaseException | None, *, started: bool = True) -> None:
         """Leave an event to a person, who repairs the cause and replays the event."""
@@ -320,10 +346,10 @@ class LaterTry:
             self._parts.outage.note_outbox_space()
         self._interruptions.losses, self._interruptions.met_full_outbox = 0, False
 
-    async def _give_back(self, *, started: bool = True) -> None:
-        """Let the event be due at once, for another process. With `started=False`, its start does not count."""
+    async def _give_back(self, *, begun: bool = True) -> None:
+        """Let the event be due at once, for another process. A start that has begun does not count."""
         event, reason = self._event, ParkReason(self._event.reason)
-        giving = self._parking.postpone(event, due_in=0.0, reason=reason, started=started, failed=False)
+        giving = self._parking.postpone(event, due_in=0.0, reason=reason, started=not begun, failed=False, ended=begun)
         done = await finish(giving, TAKE_BACK_SECONDS)
         if done.failure is not None or not done.task.done():
             self._parts.log.warning("attempt counted", event_id=event.event_id, error=shown_error(done.failure))

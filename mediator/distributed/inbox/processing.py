@@ -44,6 +44,8 @@ DIED_TEXT: str = "the process ended in the last start of the event's handlers, w
 _CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
 """Reasons that a publisher can cause at will. Their log lines are rate-limited, but every event is parked."""
 
+SHORTEST_WAIT: float = 1.0
+"""The shortest pause after a `RetryLater`, in seconds. A handler may ask for a time that has passed."""
 _WITHOUT_LIMIT = 2**31 - 2
 
 
@@ -318,10 +320,10 @@ class Processing:
         self._unlogged = error
         if isinstance(error, EventNotDecodableError):
             return await self._set_aside(ParkReason.UNDECODABLE, error)
-        if isinstance(error, self._parts.fatal_errors):
-            return await self._set_aside(ParkReason.FATAL_ERROR, error)
         if isinstance(error, RetryLater):
             return await self._wait_as_asked(error, attempt - 1)
+        if isinstance(error, self._parts.fatal_errors):
+            return await self._set_aside(ParkReason.FATAL_ERROR, error)
         retries, rng = self._parts.retries, self._parts.rng
         if attempt < retries.quick_attempts:
             return await self._try_again(error, retries.quick_delay(attempt, rng))
@@ -330,13 +332,13 @@ class Processing:
 
     async def _wait_as_asked(self, error: RetryLater, attempts: int) -> Settlement:
         """Set an event aside as its handler asked. The start does not count."""
-        seconds = error.seconds
+        seconds = max(error.seconds, SHORTEST_WAIT)
         if self._parts.parking is None:
             await self._attempt.take_back()
             return self._put_back(error, seconds, log=self._parts.log.info)
-        return await self._park(
-            replace(self._parked(ParkReason.WAITING, error), attempts=attempts, tries=0), error, seconds
-        )
+        due_in = seconds if seconds <= self._parts.longest_wait else None
+        reason = ParkReason.HANDLER_FAILED if due_in is None else ParkReason.WAITING
+        return await self._park(replace(self._parked(reason, error), attempts=attempts, tries=0), error, due_in)
 
     def _leave_full_outbox(self) -> None:
         """If the outbox was full at an earlier try of the event, record that the outbox has room again."""

@@ -132,7 +132,15 @@ class InMemoryParking(Parking):
         which = ParkedFilter(direction="in", consumer=consumer)
         return [(event.due_at, event) for event in self.events if event.due_at is not None and event in which]
 
-    async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False) -> Start:
+    async def start(
+        self,
+        event: ParkedEvent,
+        limit: int,
+        /,
+        *,
+        alone: bool = False,
+        lasting: float = 0.0,  # noqa: ARG002  # `claim` leaves out locked rows here
+    ) -> Start:
         found = await self._get_claimed(event)
         refused = refusal(found.attempts, found.last_start, limit, alone=alone)
         if refused is not None:
@@ -151,6 +159,7 @@ class InMemoryParking(Parking):
         error: str | None = None,
         started: bool = True,
         failed: bool = True,
+        ended: bool = True,
     ) -> None:
         found = await self._get_claimed(event)
         parked_in(self._database)[event.number] = replace(
@@ -158,7 +167,7 @@ class InMemoryParking(Parking):
             due_at=None if due_in is None else self._database.now() + due_in,
             reason=reason,
             error=found.error if error is None else error_text(error),
-            last_start=LastStart.ENDED,
+            last_start=LastStart.ENDED if ended else found.last_start,
             attempts=found.attempts if started else found.attempts - 1,
             tries=found.tries + 1 if failed else found.tries,
         )

@@ -18,7 +18,7 @@ from mediator.distributed.inbox import LastStart, ParkedReplay
 from mediator.distributed.inbox.processing import ALONE_SECONDS
 from mediator.distributed.inbox.shared_lock import Guard, shared_lock_here
 from mediator.distributed.parking import CLAIM_SECONDS, ParkedEvent, ParkedFilter
-from mediator.errors import DatabaseUnavailableError, FatalEventError
+from mediator.errors import DatabaseUnavailableError, FatalEventError, ParkedEventBlockedError
 from mediator.testing import InMemoryDatabase
 from mediator.testing.memory import broker as memory_broker
 from tests.unit.distributed.inbox.application import TYPE, Application, OrderPlaced, failing, hanging
@@ -851,3 +851,25 @@ async def test_an_event_whose_type_no_process_knows_is_parked_after_its_last_lat
 async def _run_for(application: Patient, consumer: EventConsumer, seconds: float) -> None:
     async with application.running(consumer):
         await asyncio.sleep(seconds)
+
+
+@in_virtual_time
+async def test_stops_while_the_outbox_is_full_cost_a_later_try_no_attempt() -> None:
+    application = Patient(max_pending=1)
+    await application.set_aside(1)
+    waiting = CloudEvent("waits", "warehouse.reserved.v1", "2026-01-02", b"{}")  # type: ignore[arg-type]
+    application.database.outbox[:] = [waiting]
+    for _ in range(4):
+        async with application.running(application.consuming()):
+            await asyncio.sleep(60)
+    assert (application.event.attempts, application.event.last_start) == (1, LastStart.ENDED)
+
+
+@in_virtual_time
+async def test_an_error_of_the_parking_that_a_handler_raises_counts_as_its_failure() -> None:
+    application = Patient({"later_delays": (1.0, 1.0)})
+    await application.set_aside(1)
+    application.acts[1] = failing(ParkedEventBlockedError(7, 3))
+    async with application.running():
+        await asyncio.sleep(100)
+    assert application.parked() == [("e1", "handler-failed", 3)]

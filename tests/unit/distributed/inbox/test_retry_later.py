@@ -111,3 +111,44 @@ def test_outside_of_a_delivery_the_error_says_where_it_may_be_raised() -> None:
 @pytest.mark.parametrize("after", [timedelta(seconds=-1), timedelta(0), 30, "soon", None])
 def test_a_time_that_has_passed_or_is_none_means_at_once(after: object) -> None:
     assert RetryLater(after).seconds == 0.0  # type: ignore[arg-type]
+
+
+@in_virtual_time
+async def test_an_event_waits_although_the_consumer_has_no_later_tries() -> None:
+    application = Patient({"later_delays": (), "now": now})
+    application.acts[1] = failing(later(minutes=1), times=2)
+    application.publish(1)
+    async with application.running():
+        await asyncio.sleep(300)
+    assert application.effects == [1]
+    assert application.times[1] == pytest.approx([0, 60, 120], abs=1)
+
+
+@in_virtual_time
+async def test_a_request_for_a_later_try_is_no_fatal_error_whatever_errors_are_fatal() -> None:
+    application = Patient({"fatal_errors": (ValueError,), "now": now})
+    application.acts[1] = failing(later(minutes=1), times=1)
+    application.publish(1)
+    async with application.running():
+        await asyncio.sleep(100)
+    assert application.effects == [1]
+
+
+@in_virtual_time
+async def test_an_event_whose_handler_asks_for_a_time_that_has_passed_pauses_for_a_second() -> None:
+    application = Patient({"now": now})
+    application.acts[1] = failing(later(seconds=0), times=1000)
+    application.publish(1)
+    async with application.running():
+        await asyncio.sleep(10)
+    assert len(application.times[1]) <= 11
+
+
+@in_virtual_time
+async def test_a_first_request_for_longer_than_allowed_parks_the_event() -> None:
+    application = Patient({"longest_wait": 3600.0, "now": now})
+    application.acts[1] = failing(later(days=30))
+    application.publish(1)
+    async with application.running():
+        await application.settled(1)
+    assert (application.parked(), application.event.due_at) == ([("e1", "handler-failed", 0)], None)
