@@ -422,6 +422,14 @@ class LaterTriesConformance(StorageSuite):
             await storage.parking.postpone(event, due_in=0)
             assert await storage.parking.start(await _claim(storage), 8) == Start(6)
 
+    async def test_a_suspect_that_is_given_back_before_its_handlers_start_stays_a_suspect(self) -> None:
+        async with self.opened() as storage:
+            await park(storage, _waiting_event("1", attempts=3))
+            event = await _claim(storage)
+            await storage.parking.start(event, 8)
+            await storage.parking.postpone(event, due_in=0, failed=False, ended=False)
+            assert await storage.parking.start(await _claim(storage), 8) == Start(4, suspect=True)
+
     async def test_a_lost_claim_changes_nothing(self) -> None:
         """`start`, `postpone` and `reserve` raise `ClaimLostError` after another claim of the event."""
         async with self.opened() as storage:
