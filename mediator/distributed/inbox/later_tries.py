@@ -41,6 +41,7 @@ _POLL_SECONDS = 5.0
 """Seconds after which a worker looks for due events again, in case another process has set one aside."""
 _LONGEST_WAIT = CLAIM_SECONDS / 2
 """The longest wait of a suspect until nothing else is handled here, in seconds. Its claim must not end during the wait."""
+_MOST_INTERRUPTED = 10_000
 _SHORTEST_PAUSE = 1.0
 """Seconds to wait when an event is due, but another process has reserved it."""
 _CANCELLED_PAUSE = 1.0
@@ -132,6 +133,8 @@ class LaterTries:
         later = LaterTry(self._parts, self._parking, self._read, event, stopping=stopping, interruptions=interruptions)
         await later.run()
         if interruptions != Interruptions():
+            if len(self._interrupted) >= _MOST_INTERRUPTED:  # others have ended most of these tries
+                self._interrupted.clear()
             self._interrupted[event.number] = interruptions
         return True
 

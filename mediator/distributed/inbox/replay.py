@@ -113,7 +113,7 @@ class ParkedReplay:
         run.ready.add(event.ordering_key)
         yield Replayed(event, "ready")
         last = event.number
-        direction, consumer, key = event.direction, event.consumer, event.partition_key
+        direction, consumer, key = event.direction, event.consumer, event.partition_key if event.ordered else None
         same_key = ParkedFilter(direction=direction, consumer=consumer, key=key)
         while key is not None and (page := await self._parking.find(same_key, after=last, limit=_PAGE, bodies=False)):
             for follower in page:
