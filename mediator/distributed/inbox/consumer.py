@@ -171,7 +171,6 @@ class EventConsumer:
         parts, prefetch = self._parts(), max(self._prefetch, self._concurrency)
         event_types = sorted({split_wire_type(wire)[0] for wire in parts.classes})
         self._log.info("consumer started", event_types=event_types)
-        places = asyncio.Semaphore(self._concurrency)
         try:
             queue = FairQueue[Delivery](event_types, self._concurrency)
             async with (
@@ -187,9 +186,9 @@ class EventConsumer:
                         self._hand_back_stuck(queue, min(self._concurrency, max(1, prefetch // (2 * streams))))
                     )
                 for _ in range(self._concurrency):
-                    group.create_task(self._work(queue, parts, places))
+                    group.create_task(self._work(queue, parts))
                 if self.parking is not None:
-                    later = LaterTries(parts, self.parking, self._read, places, self._drain_timeout)
+                    later = LaterTries(parts, self.parking, self._read, queue, self._drain_timeout)
                     for _ in range(max(1, self._concurrency // 4)):
                         group.create_task(later.run())
         finally:
@@ -316,17 +315,13 @@ class EventConsumer:
             for delivery in [*deliveries]:
                 await delivery.in_progress()
 
-    async def _work(self, queue: FairQueue[Delivery], parts: ProcessingParts, places: asyncio.Semaphore) -> None:
+    async def _work(self, queue: FairQueue[Delivery], parts: ProcessingParts) -> None:
         stopping = asyncio.Event()
         while True:
             event_type, delivery = await queue.take()
             self._handed_back.pop((delivery.subject, delivery.sequence), None)
             try:
-                await self._place(places, delivery)
-                try:
-                    await drain(self._settle(parts, delivery, stopping), self._drain_timeout, stopping)
-                finally:
-                    places.release()
+                await drain(self._settle(parts, delivery, stopping), self._drain_timeout, stopping)
             except asyncio.CancelledError as error:
                 if is_own_cancellation(error):
                     raise
@@ -334,18 +329,6 @@ class EventConsumer:
                 await asyncio.sleep(_CANCELLED_PAUSE)
             finally:
                 queue.done(event_type)
-
-    async def _place(self, places: asyncio.Semaphore, delivery: Delivery) -> None:
-        """Wait for a place, because later tries take places too. When the consumer is stopped, hand the delivery back."""
-        try:
-            if places.locked():
-                async with alongside(self._keep_here([delivery])):
-                    await places.acquire()
-            else:
-                await places.acquire()
-        except asyncio.CancelledError:
-            await delivery.nak(0)
-            raise
 
     async def _settle(self, parts: ProcessingParts, delivery: Delivery, stopping: asyncio.Event) -> None:
         async with alongside(self._keep_here([delivery])):

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mediator.distributed import failpoints
 from mediator.distributed.cloudevents import CloudEvent
@@ -24,6 +25,7 @@ from mediator.distributed.inbox.processing import (
 )
 from mediator.distributed.inbox.shared_lock import Guard
 from mediator.distributed.parking import CLAIM_SECONDS, ParkedEvent, Parking, ParkReason, error_text
+from mediator.distributed.requests import FairQueue
 from mediator.distributed.shield import alongside, drain, finish, is_own_cancellation
 from mediator.distributed.starts import Start
 from mediator.distributed.unit_of_work import UnitOfWork
@@ -58,12 +60,12 @@ class LaterTries:
         parts: The objects that all processings of the consumer share.
         parking: Keeps the events that were set aside.
         read: Reads a parked event.
-        places: Limits how many events are handled at a time, together with the deliveries.
+        places: The queue of the deliveries, which lends places.
         drain_timeout: The time in which running handlers must end when the consumer is stopped, in seconds.
     """
 
     def __init__(
-        self, parts: ProcessingParts, parking: Parking, read: Read, places: asyncio.Semaphore, drain_timeout: float
+        self, parts: ProcessingParts, parking: Parking, read: Read, places: FairQueue[Any], drain_timeout: float
     ) -> None:
         self._parts = parts
         self._parking = parking
@@ -80,7 +82,7 @@ class LaterTries:
         while True:
             async with self._turn:  # one worker looks into the database, and the others wait
                 await self._wait_until_due()
-                await self._places.acquire()
+                await self._places.borrow()
             try:
                 pause = await self._in_place(stopping)
             except Exception as error:  # the event is claimed again when its claim ends
@@ -112,7 +114,7 @@ class LaterTries:
             self._parts.log.error("handler cancelled its own task", retry_in=_CANCELLED_PAUSE)  # noqa: TRY400
             return _CANCELLED_PAUSE
         finally:
-            self._places.release()
+            self._places.give_back()
         return 0.0 if found else _SHORTEST_PAUSE
 
     async def _after_failure(self, event: str, error: Exception) -> None:

@@ -11,6 +11,9 @@ T = TypeVar("T")
 _KEPT_FREE = 8
 """An eighth of the places, but at least one place, is kept free: see `FairQueue`."""
 
+_ENOUGH = 4
+"""With fewer places, other work that borrows places would hardly ever begin if some were kept free from it."""
+
 
 class FairQueue(Generic[T]):
     """Returns work in the order of its arrival, but lets no kind of work take all places.
@@ -28,6 +31,9 @@ class FairQueue(Generic[T]):
         self._kinds = frozenset(kinds)
         self._waiting: dict[str, deque[tuple[int, T]]] = {kind: deque() for kind in kinds}
         self._running: Counter[str] = Counter()
+        self._lent = 0
+        self._borrowers = 0
+        self._is_turn_of_borrowers = True
         self._moved: dict[str, float] = {}
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
@@ -53,6 +59,7 @@ class FairQueue(Generic[T]):
             self._changed.clear()
             await self._changed.wait()
         self._running[kind] += 1
+        self._is_turn_of_borrowers = True
         self._moved[kind] = asyncio.get_running_loop().time()
         return kind, self._waiting[kind].popleft()[1]
 
@@ -60,6 +67,28 @@ class FairQueue(Generic[T]):
         """Record that a piece of work of the given kind has ended."""
         self._running[kind] -= 1
         self._moved[kind] = asyncio.get_running_loop().time()
+        self._changed.set()
+
+    async def borrow(self) -> None:
+        """Wait for a place for other work, and take the place. Call `give_back` when that work has ended.
+
+        Other work and the work of this queue take turns. Of four places or more, other work leaves those free that are
+        kept free.
+        """
+        self._borrowers += 1
+        try:
+            while not self._may_be_lent():
+                self._changed.clear()
+                await self._changed.wait()
+            self._lent += 1
+            self._is_turn_of_borrowers = False
+        finally:
+            self._borrowers -= 1
+            self._changed.set()
+
+    def give_back(self) -> None:
+        """Record that work which had borrowed a place has ended."""
+        self._lent -= 1
         self._changed.set()
 
     def stuck(self, seconds: float) -> list[str]:
@@ -106,8 +135,17 @@ class FairQueue(Generic[T]):
         return min(ready)[1] if ready else None
 
     def _may_begin(self, kind: str) -> bool:
-        free = self._places - self._running.total()
-        if not self._running[kind]:
-            return free > 0
-        idle = sum(not self._running[other] for other in self._kinds)
-        return free > min(idle, max(1, self._places // _KEPT_FREE))
+        if self._borrowers and self._is_turn_of_borrowers and self._may_be_lent():
+            return False
+        return self._free() > (self._kept_free() if self._running[kind] else 0)
+
+    def _may_be_lent(self) -> bool:
+        return self._free() > (self._kept_free() if self._places >= _ENOUGH else 0)
+
+    def _free(self) -> int:
+        return self._places - self._running.total() - self._lent
+
+    def _kept_free(self) -> int:
+        """Return how many places are kept free now, for kinds of which no work is running."""
+        idle = sum(not self._running[kind] for kind in self._kinds)
+        return min(idle, max(1, self._places // _KEPT_FREE))

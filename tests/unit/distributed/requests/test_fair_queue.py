@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,10 @@ from tests.unit.virtual_time import in_virtual_time
 
 KINDS = ("a", "b", "c", "d")
 STEPS = st.lists(st.tuples(st.sampled_from(["put", "take", "done"]), st.sampled_from(KINDS)), max_size=60)
+
+LENDING_STEPS = st.lists(
+    st.tuples(st.sampled_from(["put", "take", "done", "borrow", "give back"]), st.sampled_from(KINDS)), max_size=60
+)
 
 
 async def taken(queue: FairQueue[int]) -> tuple[str, int] | None:
@@ -23,6 +28,18 @@ async def taken(queue: FairQueue[int]) -> tuple[str, int] | None:
     taking.cancel()
     await asyncio.wait({taking})
     return None
+
+
+async def borrowed(queue: FairQueue[int]) -> bool:
+    """Borrow a place if one may be lent now, and return whether it was."""
+    borrowing = asyncio.ensure_future(queue.borrow())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    if borrowing.done():
+        return True
+    borrowing.cancel()
+    await asyncio.wait({borrowing})
+    return False
 
 
 @given(STEPS, st.integers(2, 20))
@@ -53,6 +70,59 @@ def test_an_idle_kind_gets_a_place_at_once_although_another_kind_is_busy(
         assert await taken(queue) == ("b", 1)
 
     asyncio.run(check())
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["put", "take", "done", "borrow", "give back"]), st.sampled_from(KINDS)), max_size=60
+    ),
+    st.integers(1, 20),
+)
+def test_an_idle_kind_gets_a_place_at_once_although_other_work_borrows_all_that_it_can(
+    steps: list[tuple[str, str]], places: int
+) -> None:
+    async def check() -> None:
+        queue, running, lent = FairQueue[int](KINDS, places), Counter[str](), 0
+        for number, (step, kind) in enumerate(steps):
+            if step == "put":
+                queue.put(kind, number)
+            elif step == "done" and running[kind]:
+                running[kind] -= 1
+                queue.done(kind)
+            elif step == "take" and (found := await taken(queue)):
+                running[found[0]] += 1
+            elif step == "borrow":
+                lent += await borrowed(queue)
+            elif step == "give back" and lent:
+                lent -= 1
+                queue.give_back()
+            assert running.total() + lent <= places
+        for kind in KINDS:
+            while running[kind]:
+                running[kind] -= 1
+                queue.done(kind)
+        queue.clear()
+        while await borrowed(queue):
+            lent += 1
+        queue.put("b", 1)
+        assert (await taken(queue) is not None) == (lent < places)
+        assert lent < places or places < 4
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("places", [1, 2, 3, 4, 16])
+async def test_other_work_gets_a_place_although_work_of_this_queue_never_ends_waiting(places: int) -> None:
+    queue = FairQueue[int](["a", "b"], places)
+    for number in range(100):
+        queue.put("ab"[number % 2], number)
+    busy = [await taken(queue) for _ in range(places)]
+    borrowing = asyncio.ensure_future(queue.borrow())
+    for _ in range(10):
+        for kind, _number in [found for found in busy if found is not None]:
+            queue.done(kind)
+        busy = [await taken(queue) for _ in range(places)]
+    assert borrowing.done()
 
 
 @given(st.lists(st.sampled_from(KINDS), max_size=30))
