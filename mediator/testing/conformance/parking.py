@@ -423,6 +423,7 @@ class LaterTriesConformance(StorageSuite):
             assert await storage.parking.start(await _claim(storage), 8) == Start(6)
 
     async def test_a_suspect_that_is_given_back_before_its_handlers_start_stays_a_suspect(self) -> None:
+        """`postpone` with `ended=False` keeps what is known about the last start."""
         async with self.opened() as storage:
             await park(storage, _waiting_event("1", attempts=3))
             event = await _claim(storage)
