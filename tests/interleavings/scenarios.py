@@ -88,7 +88,7 @@ class Scenario:
 
 
 _LATER = Scenario(
-    "later", seconds=600.0, drain=2.0, later=(0.5, 3.0, 10.0),
+    "later", seconds=150.0, drain=2.0, later=(0.5, 3.0, 10.0),
     kills=1, stops=2, freezes=1, outages=2, faults=3, failing=6, slow=2, asking=3, deadly=1, poisonous=1, replays=3,
 )  # fmt: skip
 SCENARIOS = {
