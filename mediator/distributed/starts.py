@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 class LastStart(enum.StrEnum):
-    """What is known about the last start of an event's handlers."""
+    """Says how the last start of an event's handlers ended, or in which company it began."""
 
     ENDED = "ended"
     """The handlers failed, or the start was taken back."""

@@ -3,5 +3,5 @@
 `python -m tests.interleavings` runs the scenarios of `scenarios.py`. Each seed gives one order of all tasks, and one plan
 of faults. The databases and the broker are the in-memory adapters of `mediator.testing`, behind a simulated network.
 
-The event loop is that of the library `simloop`, which needs Python 3.12.
+The library `simloop` gives the event loop, and needs Python 3.12.
 """

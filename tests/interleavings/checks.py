@@ -14,7 +14,7 @@ _PROCESS_DIED = "process-died"
 
 @dataclass
 class History:
-    """What the senders of commands and requests were told, and what the log said.
+    """Records the answers to the senders of commands and requests, and some log lines.
 
     Attributes:
         commands: "committed", "rolled back" or "unknown", by the numbers of orders.

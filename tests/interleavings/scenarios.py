@@ -281,7 +281,7 @@ class Site:
                     await self._replay(parked[0] if self._repaired else self._rng.choice(parked))
 
     async def _replay(self, event: ParkedEvent) -> None:
-        """Replay an event and, if it succeeds, those that were parked behind it."""
+        """Replay an event and, if it succeeds, the events that were parked behind it."""
         self._processes.note(f"replay of {event.event_id}")
         consumer = self.shipping.consumer(self.shipping.mediator_here())
         async for result in ParkedReplay(self.shipping.parking, [consumer]).run(ParkedFilter(numbers=[event.number])):

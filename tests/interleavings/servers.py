@@ -1,7 +1,7 @@
 """The databases, the broker and the request channel of `mediator.testing`, behind the simulated network.
 
-All processes share these objects, as they share a server. A request is done at once when it arrives, and whoever sent it
-may be dead, frozen or late when the answer comes.
+All processes share these objects, as they share a server. The server handles a request at once when it arrives. The process
+that sent it may be dead or frozen when the answer comes.
 """
 
 import asyncio

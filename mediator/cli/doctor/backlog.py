@@ -91,7 +91,7 @@ class _Group:
 
 
 class Parked(Check):
-    """Checks the parked events of each database: those that wait for a later try, and those that wait for a person."""
+    """Checks the parked events of each database: events that wait for a later try, and events that wait for a person."""
 
     name = "parked"
 

@@ -5,7 +5,7 @@ key are parked behind it, and follow one after the other once it has succeeded.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +42,7 @@ from mediator.transactions import Outcome
 _POLL_SECONDS = 5.0
 """Seconds after which a worker looks for due events again, in case another process has set one aside."""
 _LONGEST_WAIT = CLAIM_SECONDS / 2
-"""The longest wait of a suspect until nothing else is handled here, in seconds. Its claim must not end during the wait."""
+"""The longest wait of a claimed event for the lock of this process, in seconds. The claim must not end meanwhile."""
 _MOST_INTERRUPTED = 10_000
 _SHORTEST_PAUSE = 1.0
 """Seconds to wait when an event is due, but another process has reserved it."""
@@ -143,7 +143,7 @@ class LaterTries:
 
 @dataclass(slots=True)
 class Interruptions:
-    """What interrupted the tries of an event since the last try that ended.
+    """Counts the interruptions of an event's tries since a try last ended.
 
     Attributes:
         losses: How often the handlers of the event have lost the connection while the database answered.
@@ -191,7 +191,7 @@ class LaterTry:
         except asyncio.CancelledError:
             await self._give_back(begun=False)
             raise
-        if start is None:  # the consumer is stopped
+        if start is None:  # the consumer is stopped, or other events take too long here
             await self._give_back(begun=False)
             return
         self._event = replace(self._event, attempts=start.attempt)
@@ -204,19 +204,23 @@ class LaterTry:
 
     async def _start(self) -> Start | None:
         """Count the start. If the process may have died in the last start, wait until nothing else is handled here."""
-        if not await self._guard.shared():
+        if not await self._in_time(self._guard.shared()):
             return None
         lasting = self._parts.handling.timeout
         start = await self._parking.start(self._event, self._limit, lasting=lasting)
         if not start.suspect:
             return start
-        try:
-            async with asyncio.timeout(_LONGEST_WAIT):
-                if not await self._guard.exclusive(start.attempt):
-                    return None
-        except TimeoutError:  # another process, or a later moment, may have less to do
+        if not await self._in_time(self._guard.exclusive(start.attempt)):
             return None
         return await self._parking.start(self._event, self._limit, alone=True, lasting=lasting)
+
+    async def _in_time(self, waiting: Coroutine[Any, Any, bool]) -> bool:
+        """Wait for the lock, but not until the claim ends. Return false also when the consumer is stopped."""
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT):
+                return await waiting
+        except TimeoutError:
+            return False
 
     @property
     def _limit(self) -> int:

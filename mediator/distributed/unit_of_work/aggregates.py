@@ -21,7 +21,7 @@ class AggregateTracker(EventCollector):
         self._waiting: list[AggregateRoot] = []
 
     def track(self, aggregate: AggregateRoot, /) -> None:
-        """Publish all events that an aggregate has recorded, and those that it records until the transaction ends.
+        """Publish all events that an aggregate has recorded, or will record until the transaction ends.
 
         Use this method for aggregates that are not in the session of the unit of work. For example, a repository
         without a session tracks the aggregates that it saves.

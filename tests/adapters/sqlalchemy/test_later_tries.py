@@ -185,3 +185,15 @@ async def test_postgresql_claims_through_the_index(
         assert pages < _FEW_PAGES, plan
     assert "Index Scan using mediator_parked_by_due" in plan
     assert "Sort" not in plan
+
+
+async def test_on_sqlite_a_claim_lasts_as_long_as_the_handlers_may_run(
+    dialect: str, engine: AsyncEngine, parking: SqlAlchemyParking
+) -> None:
+    await fill(engine, 0, 1, lambda _: 1000.0)
+    claimed = await parking.claim(GROUP)
+    assert claimed is not None
+    await parking.start(claimed, 8, lasting=3600.0)
+    due_in = await parking.due_in(GROUP)
+    assert due_in is not None
+    assert (due_in > 3600.0) == (dialect == "sqlite")

@@ -873,3 +873,17 @@ async def test_an_error_of_the_parking_that_a_handler_raises_counts_as_its_failu
     async with application.running():
         await asyncio.sleep(100)
     assert application.parked() == [("e1", "handler-failed", 3)]
+
+
+@in_virtual_time
+async def test_an_event_that_waits_for_the_lock_of_a_process_is_given_back_before_its_claim_ends() -> None:
+    application = Patient({"concurrency": 8})
+    await application.set_aside(1)
+    with Guard(shared_lock_here(), asyncio.Event()) as guard:
+        await guard.exclusive(1)
+        async with application.running(application.consuming()):
+            await asyncio.sleep(30 + 100)
+            assert 2 <= application.event.claim <= 4
+            assert (application.event.attempts, application.effects) == (1, [])
+            guard.release()
+            await until(lambda: application.effects == [1])
