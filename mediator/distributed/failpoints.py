@@ -45,6 +45,10 @@ NAMES = (
     "later.after_claim",
     "later.after_count",
     "later.after_failure",
+    "circuit.after_hold",
+    "circuit.before_probe",
+    "circuit.after_probe",
+    "circuit.after_let_go",
 )
 """The names of all failpoints."""
 

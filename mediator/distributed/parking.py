@@ -4,7 +4,7 @@ import enum
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ class ParkReason(enum.StrEnum):
     """No handler in this application handles the type and version of the event."""
     WAITING = "waiting"
     """The handlers of the event failed. The consumer tries the event again by itself when it is due."""
+    CIRCUIT_OPEN = "circuit-open"
+    """The calls of a handler of the event fail. The consumer tries the event again when a call has succeeded."""
     KEY_PARKED = "key-parked"
     """An earlier event of the same partition key is parked or waits. This event itself did not fail."""
     REFUSED = "refused"
@@ -73,6 +75,8 @@ class ParkedEvent:
         tries: How many of the `later_delays` the event has used.
         last_start: What is known about the last later try: the process may have died in it.
         claim: The number of times that a consumer has claimed the event. It tells a claim from a later claim.
+        held_by: The handler whose open circuit holds the event, by the name of its class; `None` if no circuit holds it.
+            A held event has no `due_at`. The consumer tries it again when a call of the handler has succeeded.
     """
 
     direction: Direction
@@ -98,6 +102,12 @@ class ParkedEvent:
     tries: int = 0
     last_start: LastStart = LastStart.ENDED
     claim: int = 0
+    held_by: str | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the consumer tries the event again by itself."""
+        return self.due_at is not None or self.held_by is not None
 
     @property
     def ordering_key(self) -> tuple[str, str, str | int]:
@@ -134,6 +144,11 @@ def refused_event(event: CloudEvent, reason: str, error: str, *, sequence: int) 
         error=error_text(error),
         attempts=1,
     )
+
+
+def behind_its_key(event: ParkedEvent) -> ParkedEvent:
+    """Return the form of an event that is parked behind an earlier event of its key. No circuit holds it."""
+    return replace(event, reason=ParkReason.KEY_PARKED, error="an earlier event of its key is parked", held_by=None)
 
 
 def released_event(parked: ParkedEvent) -> CloudEvent:
@@ -180,6 +195,7 @@ class ParkedFilter:
         reason: Only events parked for this reason.
         since: Only events parked at this time or later, in seconds since the epoch.
         waiting: Only events that the consumer tries again by itself (`True`), or only other events (`False`).
+        held_by: Only events that the circuit of this handler holds.
     """
 
     numbers: Sequence[int] | None = None
@@ -190,15 +206,16 @@ class ParkedFilter:
     reason: str | None = None
     since: float | None = None
     waiting: bool | None = None
+    held_by: str | None = None
 
     def __contains__(self, event: ParkedEvent) -> bool:
         """Return whether an event matches."""
-        wanted = (self.direction, self.consumer, self.type, self.key, self.reason)
-        found = (event.direction, event.consumer, event.type, event.partition_key, event.reason)
+        wanted = (self.direction, self.consumer, self.type, self.key, self.reason, self.held_by)
+        found = (event.direction, event.consumer, event.type, event.partition_key, event.reason, event.held_by)
         fits = all(want in (None, have) for want, have in zip(wanted, found, strict=True))
         chosen = self.numbers is None or event.number in self.numbers
         recent = self.since is None or (event.parked_at is not None and event.parked_at >= self.since)
-        waits = self.waiting is None or self.waiting == (event.due_at is not None)
+        waits = self.waiting is None or self.waiting == event.waits
         return fits and chosen and recent and waits
 
 
@@ -216,7 +233,9 @@ class Parking(ABC):
         """Park an incoming event and record the event in the inbox, both in a new transaction, and return true.
 
         With `due_in`, the event is due after this many seconds, and its consumer then claims it. If the event has already
-        taken effect or is already parked, change nothing and return false.
+        taken effect or is already parked, change nothing and return false. An event with `held_by` is held by the circuit
+        of that handler; but if an earlier event of its ordering key is parked, it is parked behind that event instead, as
+        `KEY_PARKED`.
         """
 
     @abstractmethod
@@ -260,11 +279,28 @@ class Parking(ABC):
         """
 
     @abstractmethod
-    async def claim(self, consumer: str, /) -> ParkedEvent | None:
+    async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
         """Claim the event of a consumer that is due for the longest time, and return it; `None` if no event is due.
 
         The claim has a new number (`claim`), and the event becomes due again after `CLAIM_SECONDS`, in case the process
         dies. An event that a transaction has reserved is left out. A claim costs the same however many events wait.
+
+        With `held_by`, claim an event that the circuit of this handler holds instead, as a probe. Among these events, the
+        one that was claimed least often is chosen, then the first one. The circuit no longer holds the claimed event.
+        """
+
+    @abstractmethod
+    async def holders(self, consumer: str, /) -> Sequence[str]:
+        """Return the names of the handlers whose circuits hold events of a consumer, sorted.
+
+        The costs grow with the number of the handlers, and not with the number of the events.
+        """
+
+    @abstractmethod
+    async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
+        """Let at most `limit` events that the circuit of a handler holds become due now, and return their number.
+
+        The events with the lowest numbers are chosen. Events that a transaction has reserved are left out.
         """
 
     @abstractmethod
@@ -296,6 +332,7 @@ class Parking(ABC):
         started: bool = True,
         failed: bool = True,
         ended: bool = True,
+        held_by: str | None = None,
     ) -> None:
         """End a start of a claimed event whose handlers did not succeed. Later tries go on after `due_in` seconds.
 
@@ -307,6 +344,7 @@ class Parking(ABC):
             started: Whether the counted start counts. `False` takes it back.
             failed: Whether the pause counts in `tries`.
             ended: `False` if the handlers were not started, so that a suspect stays a suspect.
+            held_by: The handler whose circuit holds the event from now on. `due_in` is `None` then.
 
         Raises:
             ClaimLostError: The claim is over: the event was claimed again, or is no longer parked.

@@ -93,6 +93,16 @@ class Deliveries(ABC):
     async def next(self) -> Delivery:
         """Wait for a delivery, even while the broker is unavailable. A cancelled call loses no delivery."""
 
+    def pause(self) -> None:  # noqa: B027  # overriding is optional
+        """Ask the broker for no more deliveries until `resume` is called. `next` still returns what was asked for before.
+
+        Calling it twice changes nothing. A subscription that cannot pause does nothing; the consumer then sets aside
+        whatever arrives.
+        """
+
+    def resume(self) -> None:  # noqa: B027  # overriding is optional
+        """Ask the broker for deliveries again. Without a `pause`, do nothing."""
+
 
 class EventSubscription(ABC):
     """Subscribes one group of an application's processes to event types.

@@ -262,6 +262,7 @@ class _Deliveries(Deliveries):
         self._prefetch = prefetch
         self._ordered = ordered
         self._unsettled: set[_Delivery] = set()
+        self._is_paused = False
         self.ack_wait = ack_wait
 
     async def next(self) -> Delivery:
@@ -269,11 +270,19 @@ class _Deliveries(Deliveries):
             await self._broker.wait_until_available()
             self._group.changed.clear()
             held = sum(not each.is_delayed for each in self._unsettled)
-            if held < self._prefetch and (stored := self._group.take(ordered=self._ordered)) is not None:
+            free = held < self._prefetch and not self._is_paused
+            if free and (stored := self._group.take(ordered=self._ordered)) is not None:
                 delivery = _Delivery(stored, self)
                 self._unsettled.add(delivery)
                 return delivery
             await self._group.changed.wait()
+
+    def pause(self) -> None:
+        self._is_paused = True
+
+    def resume(self) -> None:
+        self._is_paused = False
+        self._group.changed.set()
 
     def end(self, delivery: "_Delivery") -> None:
         if self._remove(delivery):

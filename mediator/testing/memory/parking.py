@@ -9,6 +9,7 @@ from mediator.distributed.parking import (
     ParkedFilter,
     Parking,
     ParkReason,
+    behind_its_key,
     error_text,
     released_event,
 )
@@ -68,6 +69,8 @@ class InMemoryParking(Parking):
             return False
         database.inbox.add(entry)
         database.starts.pop(entry, None)
+        if event.held_by is not None and await self.head(event) is not None:
+            event = behind_its_key(event)
         set_aside(database, event if due_in is None else replace(event, due_at=database.now() + due_in))
         return True
 
@@ -111,16 +114,37 @@ class InMemoryParking(Parking):
         parked_in(self._database)[number] = edited
         return edited
 
-    async def claim(self, consumer: str, /) -> ParkedEvent | None:
+    async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
         self._database.check_available()
         now = self._database.now()
-        due = [(at, event.number) for at, event in self._waiting(consumer) if at <= now]
-        free = [each for each in due if _row_of(each[1]) not in self._database.locks]
+        if held_by is None:
+            choice = [(at, event.number) for at, event in self._waiting(consumer) if at <= now]
+        else:
+            choice = [(event.claim, event.number) for event in self._held(consumer) if event.held_by == held_by]
+        free = [each for each in choice if _row_of(each[1]) not in self._database.locks]
         if not free:
             return None
         parked, (_, number) = parked_in(self._database), min(free)
-        parked[number] = replace(parked[number], claim=parked[number].claim + 1, due_at=now + CLAIM_SECONDS)
-        return parked[number]
+        claimed = replace(parked[number], claim=parked[number].claim + 1, due_at=now + CLAIM_SECONDS, held_by=None)
+        parked[number] = claimed
+        return claimed
+
+    async def holders(self, consumer: str, /) -> Sequence[str]:
+        self._database.check_available()
+        return sorted({event.held_by for event in self._held(consumer) if event.held_by is not None})
+
+    async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
+        self._database.check_available()
+        held = [event for event in self._held(consumer) if event.held_by == held_by]
+        free = [event for event in held if _row_of(event.number) not in self._database.locks][:limit]
+        for event in free:
+            parked_in(self._database)[event.number] = replace(event, due_at=self._database.now(), held_by=None)
+        return len(free)
+
+    def _held(self, consumer: str) -> Sequence[ParkedEvent]:
+        """Return the events of a consumer that circuits hold, in the order of their numbers."""
+        which = ParkedFilter(direction="in", consumer=consumer)
+        return [event for event in self.events if event.held_by is not None and event in which]
 
     async def due_in(self, consumer: str, /) -> float | None:
         self._database.check_available()
@@ -160,6 +184,7 @@ class InMemoryParking(Parking):
         started: bool = True,
         failed: bool = True,
         ended: bool = True,
+        held_by: str | None = None,
     ) -> None:
         found = await self._get_claimed(event)
         parked_in(self._database)[event.number] = replace(
@@ -170,6 +195,7 @@ class InMemoryParking(Parking):
             last_start=LastStart.ENDED if ended else found.last_start,
             attempts=found.attempts if started else found.attempts - 1,
             tries=found.tries + 1 if failed else found.tries,
+            held_by=held_by,
         )
 
     async def _get_claimed(self, event: ParkedEvent) -> ParkedEvent:
