@@ -117,6 +117,20 @@ def handlers_link(calls: Sequence[Call]) -> Call:
     return call
 
 
+class LastCalled:
+    """The key under which a scope keeps the class of the handler of an event that was called last."""
+
+
+def noting_link(handler: type, inner: Call) -> Call:
+    """Return a link that notes the class of the handler in the running scope, just before the handler is called."""
+
+    def call(message: Any, /) -> Coroutine[Any, Any, Any]:
+        current_scope("a handler of an event").instances[LastCalled] = handler
+        return inner(message)
+
+    return call
+
+
 def behavior_link(source: Source, inner: Call) -> Call:
     """Return a link that calls a behavior. The `call_next` of the behavior calls the inner link.
 

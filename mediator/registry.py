@@ -20,6 +20,7 @@ from mediator.pipeline import (
     compile_chain,
     handler_link,
     notification_behavior_link,
+    noting_link,
     own_scope_link,
     strategy_link,
 )
@@ -244,6 +245,8 @@ class Registry:
         behaviors = self._behaviors_of(message_type, handlers)
         around_each = self._applicable(NotificationPipelineBehavior, message_type, handlers)
         calls = [self._around(around_each, handler) for handler in handlers]
+        if len(calls) > 1 and not issubclass(message_type, Notification):  # a delivered event: which handler failed?
+            calls = [noting_link(handler.cls, call) for handler, call in zip(handlers, calls, strict=True)]
         around = behaviors
         if strategy.scope_per_handler:
             inside = [b for b in behaviors if b.cls.per_scope]  # type: ignore[attr-defined]  # a behavior

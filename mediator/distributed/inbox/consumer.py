@@ -12,6 +12,7 @@ from mediator.distributed.callers import EventAuthenticator, trust_stream
 from mediator.distributed.cleaning import keep_clean
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import DistributedEvent, readable_types, split_wire_type
+from mediator.distributed.inbox.circuits import CIRCUIT_FAILURES, Circuits
 from mediator.distributed.inbox.handler import DistributedEventHandler
 from mediator.distributed.inbox.handling import Handling, HandlingParts
 from mediator.distributed.inbox.identity import identity_of
@@ -90,6 +91,9 @@ class EventConsumer:
             quarter of the places, but at least one.
         longest_wait: How long an event may wait in all because its handlers raise `RetryLater`, in seconds; by default 7
             days. After that the event is parked.
+        circuit_failures: The number of different events in a row whose failures open the circuit of a handler class; `None`
+            for no circuits. While a circuit is open, the events of the handler are set aside without being tried, until
+            a probe succeeds. Circuits need parking.
         fatal_errors: Further errors after which an event is parked at once, because another attempt would fail again.
             `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always fatal.
         handler_timeout: How long the handlers of one event may take, in seconds, before they are cancelled.
@@ -119,6 +123,7 @@ class EventConsumer:
         retry_delays: tuple[float, ...] | list[float] | None = None,
         later_delays: tuple[float, ...] | list[float] | None = None,
         longest_wait: float = 604_800.0,
+        circuit_failures: int | None = CIRCUIT_FAILURES,
         fatal_errors: tuple[type[Exception], ...] = (),
         handler_timeout: float = 300.0,
         unknown_type_grace: float = 300.0,
@@ -138,6 +143,7 @@ class EventConsumer:
         self._prefetch = prefetch
         self._unknown_type_grace = unknown_type_grace
         self._longest_wait = longest_wait
+        self._circuit_failures = circuit_failures
         self._drain_timeout = drain_timeout
         self._clean_interval = clean_interval
         self._handed_back: dict[tuple[str, int], int] = {}
@@ -148,7 +154,7 @@ class EventConsumer:
         self._check(handler_timeout)
 
     def _check(self, handler_timeout: float) -> None:
-        check_counts(concurrency=self._concurrency, prefetch=self._prefetch)
+        check_counts(concurrency=self._concurrency, prefetch=self._prefetch, circuit_failures=self._circuit_failures)
         check_positive(
             handler_timeout=handler_timeout, clean_interval=self._clean_interval, longest_wait=self._longest_wait
         )
@@ -177,6 +183,7 @@ class EventConsumer:
                 self._subscription.open(event_types, prefetch=prefetch, ordering=self._ordering) as deliveries,
                 asyncio.TaskGroup() as group,
             ):
+                parts.circuits.pause_when_held(deliveries)
                 group.create_task(keep_clean(self._inbox.clean, self._clean_interval, self._log, "inbox not cleaned"))
                 group.create_task(self._receive(deliveries, queue, parts))
                 group.create_task(self._keep_here(queue))
@@ -234,6 +241,9 @@ class EventConsumer:
         return envelope, event_class
 
     def _parts(self) -> ProcessingParts:
+        due = asyncio.Event()
+        failures = self._circuit_failures if self.parking is not None else None
+        circuits = Circuits(self._mediator, failures, self._rng, self._log, changed=due.set)
         return ProcessingParts(
             group=self._subscription.group,
             classes=self._event_classes(),
@@ -246,6 +256,8 @@ class EventConsumer:
             fatal_errors=(*_FATAL, *self._fatal_errors),
             unknown_type_grace=self._unknown_type_grace,
             longest_wait=self._longest_wait,
+            circuits=circuits,
+            due=due,
             outage=DatabaseOutage(self._inbox, Backoff(0.1, 5.0, self._rng), Backoff(0.1, 5.0, self._rng), self._log),
             rng=self._rng,
             now=self._now,

@@ -15,6 +15,7 @@ from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import FatalEventError, MessageTimeoutError, NotAuthorizedError
 from mediator.logger import Logger
 from mediator.mediator import Mediator
+from mediator.pipeline import LastCalled
 from mediator.printable import traceback_of
 from mediator.transactions import Outcome, TransactionMode
 from mediator.watching import check_awaited
@@ -47,6 +48,8 @@ class Handling:
     Attributes:
         outcome: The outcome of the transaction, even when `run` raises an error.
         context: The message context of the event. After the authentication, the context names the verified caller.
+        last_called: The class of the handler that was called last, or that a failing behavior kept from being called;
+            `None` before.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Handling:
         conclude: Callable[[UnitOfWork], Awaitable[None]] | None = None,
     ) -> None:
         self.outcome: Outcome = Outcome.NONE
+        self.last_called: type | None = None
         self._parts = parts
         self._envelope = envelope
         self._event_class = event_class
@@ -124,6 +128,7 @@ class Handling:
                 return await self._handle(parts.unit_of_work())
             finally:
                 self.outcome = scope.outcome
+                self.last_called = scope.instances.get(LastCalled, self.last_called)
 
     async def _authenticate(self) -> None:
         authenticate, envelope = self._parts.authenticate, self._envelope
@@ -140,7 +145,9 @@ class Handling:
             admission = await self._admit(unit_of_work)
             if admission is Admission.NEW:
                 await failpoints.reach("consumer.after_insert")
-                check_awaited(await self._parts.mediator.registry.pipeline(self._event_class).call(event), event)
+                pipeline = self._parts.mediator.registry.pipeline(self._event_class)
+                self.last_called = pipeline.handlers[0].cls
+                check_awaited(await pipeline.call(event), event)
                 await failpoints.reach("consumer.after_handlers")
                 if self._conclude is not None:
                     await self._conclude(unit_of_work)

@@ -5,7 +5,7 @@ key are parked behind it, and follow one after the other once it has succeeded.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from mediator.distributed import failpoints
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import DistributedEvent
+from mediator.distributed.inbox.circuits import HandlerCircuit, Passage
 from mediator.distributed.inbox.handling import Handling
 from mediator.distributed.inbox.outage import is_backlog, is_outage, most_losses, pause_unless
 from mediator.distributed.inbox.port import Admission
@@ -73,7 +74,6 @@ class LaterTries:
         self._places = places
         self._drain_timeout = drain_timeout
         self._turn = asyncio.Lock()
-        self._ended = asyncio.Event()
         self._interrupted: dict[int, Interruptions] = {}
 
     async def run(self) -> None:
@@ -81,28 +81,39 @@ class LaterTries:
         stopping = asyncio.Event()
         while True:
             async with self._turn:  # one worker looks into the database, and the others wait
-                await self._wait_until_due()
+                await self._wait_for_work()
                 await self._places.borrow()
             try:
                 pause = await self._in_place(stopping)
             except Exception as error:  # the event is claimed again when its claim ends
                 await self._after_failure("later try not finished", error)
             else:
-                self._ended.set()
+                self._parts.due.set()
                 await asyncio.sleep(pause)
 
-    async def _wait_until_due(self) -> None:
+    async def _wait_for_work(self) -> None:
+        """Wait until an event is due, or a held event may be the probe of its circuit."""
+        parts = self._parts
         while True:
-            self._ended.clear()
+            parts.due.clear()
             try:
-                due_in = await self._parking.due_in(self._parts.group)
+                await self._let_go(parts.circuits.note_holders(await self._parking.holders(parts.group)))
+                due_in = await self._parking.due_in(parts.group)
             except Exception as error:
                 await self._after_failure("due events not found", error)
                 continue
-            if due_in is not None and due_in <= 0:
+            pauses = [each for each in (due_in, parts.circuits.probe_in) if each is not None]
+            if min(pauses, default=_POLL_SECONDS) <= 0:
                 return
             # when a try ends here, the next event of its key may be due at once
-            await pause_unless(self._ended, _POLL_SECONDS if due_in is None else min(due_in, _POLL_SECONDS))
+            await pause_unless(parts.due, min([*pauses, _POLL_SECONDS]))
+
+    async def _let_go(self, handlers: Iterable[str]) -> None:
+        """Let held events of handlers that succeed again become due, a batch at a time."""
+        for handler in handlers:
+            count = await self._parking.let_go(self._parts.group, handler)
+            await failpoints.reach("circuit.after_let_go")
+            self._parts.log.info("held events are due", handler=handler, count=count)
 
     async def _in_place(self, stopping: asyncio.Event) -> float:
         """Try the next due event, free the place, and return the seconds to pause after it."""
@@ -126,11 +137,10 @@ class LaterTries:
         await asyncio.sleep(_POLL_SECONDS)
 
     async def _try_next(self, stopping: asyncio.Event) -> bool:
-        """Claim and try the next due event. Return whether there was one."""
-        event = await self._parking.claim(self._parts.group)
+        """Claim and try the next probe or due event. Return whether there was one."""
+        event = await self._claim()
         if event is None:
             return False
-        await failpoints.reach("later.after_claim")
         interruptions = self._interrupted.pop(event.number, Interruptions())
         later = LaterTry(self._parts, self._parking, self._read, event, stopping=stopping, interruptions=interruptions)
         await later.run()
@@ -139,6 +149,17 @@ class LaterTries:
                 self._interrupted.clear()
             self._interrupted[event.number] = interruptions
         return True
+
+    async def _claim(self) -> ParkedEvent | None:
+        for circuit in self._parts.circuits.due_probes():
+            event = await self._parking.claim(self._parts.group, held_by=circuit.name)
+            if event is not None:
+                await failpoints.reach("circuit.before_probe")
+                return event
+        event = await self._parking.claim(self._parts.group)
+        if event is not None:
+            await failpoints.reach("later.after_claim")
+        return event
 
 
 @dataclass(slots=True)
@@ -175,6 +196,7 @@ class LaterTry:
         self._stopping = stopping
         self._interruptions = interruptions
         self._not_reserved: Exception | None = None
+        self._passage: Passage = parts.circuits.enter(parts.classes.get(event.type))
 
     async def run(self) -> None:
         """Count the start and run the handlers, unless the process died in the last allowed start.
@@ -182,8 +204,11 @@ class LaterTry:
         Raises:
             asyncio.CancelledError: The consumer is stopped. The event was given back, and its start does not count.
         """
-        with self._guard, suppress(ClaimLostError):  # another process or a person has handled the event
-            await self._run()
+        with self._guard, suppress(ClaimLostError), self._passage:  # another process or a person has handled the event
+            if self._passage.refused_by is not None:
+                await self._hold(self._passage.refused_by, has_begun=False)
+            else:
+                await self._run()
 
     async def _run(self) -> None:
         try:
@@ -262,12 +287,28 @@ class LaterTry:
                 if handling is None or handling.outcome is not Outcome.COMMITTED:
                     await self._give_back()
                 raise
-            await self._failed(error)
+            await self._failed(error, None if handling is None else handling.last_called)
         else:
             self._has_ended()
             self._parts.log.info("later try succeeded", attempt=attempt, **_fields(self._event))
+            if self._passage.succeeded():
+                await failpoints.reach("circuit.after_probe")
 
-    async def _failed(self, error: BaseException) -> None:
+    async def _hold(self, circuit: HandlerCircuit, *, has_begun: bool) -> None:
+        """Set the event aside again until the circuit of a handler closes. A start that has begun does not count."""
+        await self._postpone(
+            None,
+            ParkReason.CIRCUIT_OPEN,
+            circuit.error,
+            started=not has_begun,
+            failed=False,
+            ended=has_begun,
+            held_by=circuit.name,
+        )
+        self._parts.circuits.note_hold(circuit)
+        await failpoints.reach("circuit.after_hold")
+
+    async def _failed(self, error: BaseException, handler: type | None) -> None:
         if error is self._not_reserved and isinstance(error, ParkedEventBlockedError):
             await self._postpone(CLAIM_SECONDS, ParkReason.KEY_PARKED, started=False, failed=False)
         elif error is self._not_reserved and isinstance(error, ParkedEventNotFoundError | ClaimLostError):
@@ -285,6 +326,8 @@ class LaterTry:
             await self._wait_longer(error)
         elif isinstance(error, self._parts.fatal_errors):
             await self._park(ParkReason.FATAL_ERROR, error)
+        elif (probed := self._passage.failed(handler, self._event.event_id, error)) is not None:
+            await self._hold(probed, has_begun=True)
         else:
             await self._try_later(error, ParkReason.HANDLER_FAILED)
 
@@ -336,12 +379,21 @@ class LaterTry:
         *,
         started: bool = True,
         failed: bool = True,
+        ended: bool = True,
+        held_by: str | None = None,
     ) -> None:
         text = None if error is None else error_text(error)
         while True:
             try:
                 await self._parking.postpone(
-                    self._event, due_in=due_in, reason=reason, error=text, started=started, failed=failed
+                    self._event,
+                    due_in=due_in,
+                    reason=reason,
+                    error=text,
+                    started=started,
+                    failed=failed,
+                    ended=ended,
+                    held_by=held_by,
                 )
                 break
             except Exception as failure:

@@ -16,6 +16,7 @@ from mediator.distributed import failpoints
 from mediator.distributed.backoff import Backoff
 from mediator.distributed.cloudevents import CloudEvent, incoming
 from mediator.distributed.events import DistributedEvent, split_wire_type
+from mediator.distributed.inbox.circuits import Circuits, HandlerCircuit, Passage
 from mediator.distributed.inbox.handling import Handling, HandlingParts
 from mediator.distributed.inbox.identity import EventIdentity, identity_of, key_of, parked_delivery
 from mediator.distributed.inbox.outage import DatabaseOutage, is_backlog, is_outage, most_losses
@@ -41,8 +42,8 @@ An event that kills its process usually does so within this time.
 """
 
 DIED_TEXT: str = "the process ended in the last start of the event's handlers, while no other event was being handled"
-_CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
-"""Reasons that a publisher can cause at will. Their log lines are rate-limited, but every event is parked."""
+_MANY = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED, ParkReason.CIRCUIT_OPEN)
+"""Reasons for which many events may be parked at once. Their log lines are rate-limited, but every event is parked."""
 
 SHORTEST_WAIT: float = 1.0
 """The shortest pause after a `RetryLater`, in seconds. A handler may ask for a time that has passed."""
@@ -62,8 +63,10 @@ class ProcessingParts:
         unknown_type_grace: How long an event of an unknown type may wait for a handler, in seconds since the event was
             stored.
         longest_wait: How long an event may wait because its handlers ask for it, in seconds.
+        circuits: The circuits of the handler classes.
+        due: Set when a later try or a probe may be due.
         now: Returns the time in seconds since the epoch.
-        limited_log: A rate-limited form of `log`, for lines that a publisher can cause at will.
+        limited_log: A rate-limited form of `log`, for lines that may be many.
     """
 
     group: str
@@ -77,6 +80,8 @@ class ProcessingParts:
     fatal_errors: tuple[type[Exception], ...]
     unknown_type_grace: float
     longest_wait: float
+    circuits: Circuits
+    due: asyncio.Event
     outage: DatabaseOutage
     rng: random.Random
     now: Callable[[], float]
@@ -194,6 +199,7 @@ class Processing:
         self._unlogged: BaseException | None = None
         self._met_full_outbox = False
         self._handling: Handling | None = None
+        self._passage: Passage | None = None
 
     async def settle(self) -> None:
         """Handle the delivery, wait while the database is unavailable, and report the result to the broker.
@@ -239,9 +245,11 @@ class Processing:
             return self._delivery.ack
         envelope = self._delivery.event
         if envelope is None:
+            self._parts.circuits.note_delivery(None)
             wire = shown(self._delivery.unreadable.type) or "unknown"
             return await self._set_aside(ParkReason.UNDECODABLE, EventNotDecodableError(wire, self._delivery.problem))
         event_class = self._parts.classes.get(envelope.type)
+        self._parts.circuits.note_delivery(event_class)
         if event_class is None:
             return await self._unknown_type(envelope)
         return await self._start(envelope, event_class)
@@ -265,8 +273,12 @@ class Processing:
             return self._delivery.ack
         if start.exhausted:
             return await self._set_aside(ParkReason.PROCESS_DIED, None)
-        async with self._attempt.joined():
-            return await self._handle(envelope, event_class, start.attempt)
+        with self._parts.circuits.enter(event_class) as passage:
+            self._passage = passage
+            if passage.refused_by is not None:
+                return await self._hold(passage.refused_by, start.attempt - 1)
+            async with self._attempt.joined():
+                return await self._handle(envelope, event_class, start.attempt)
 
     async def _unknown_type(self, envelope: CloudEvent) -> Settlement:
         error = EventNotDecodableError(envelope.type, "no handler in this application handles this type and version")
@@ -296,6 +308,8 @@ class Processing:
             else:
                 return await self._failed(error, attempt)
         self._leave_full_outbox()
+        if admission is Admission.NEW and self._passage is not None and self._passage.succeeded():
+            await failpoints.reach("circuit.after_probe")
         if admission is Admission.KEY_PARKED:
             self._log_parked(self._parked(ParkReason.KEY_PARKED, None), None)
             return self._terminate
@@ -324,11 +338,29 @@ class Processing:
             return await self._wait_as_asked(error, attempt - 1)
         if isinstance(error, self._parts.fatal_errors):
             return await self._set_aside(ParkReason.FATAL_ERROR, error)
+        probed = self._note_failure(error)
+        if probed is not None:
+            return await self._hold(probed, attempt - 1)
         retries, rng = self._parts.retries, self._parts.rng
         if attempt < retries.quick_attempts:
             return await self._try_again(error, retries.quick_delay(attempt, rng))
         due_in = retries.later_delay(0, rng)
         return await self._set_aside(ParkReason.HANDLER_FAILED if due_in is None else ParkReason.WAITING, error, due_in)
+
+    def _note_failure(self, error: BaseException) -> HandlerCircuit | None:
+        """Record that a handler failed. If the event was a probe of the circuit of the handler, return the circuit."""
+        if self._passage is None or self._handling is None:
+            return None
+        return self._passage.failed(self._handling.last_called, self._identity.event_id, error)
+
+    async def _hold(self, circuit: HandlerCircuit, attempts: int) -> Settlement:
+        """Set an event aside until the circuit of a handler closes. No start counts for it."""
+        event = self._parked(ParkReason.CIRCUIT_OPEN, None)
+        event = replace(event, attempts=attempts, error=circuit.error, held_by=circuit.name)
+        settlement = await self._park(event, None, None)
+        self._parts.circuits.note_hold(circuit)
+        await failpoints.reach("circuit.after_hold")
+        return settlement
 
     async def _wait_as_asked(self, error: RetryLater, attempts: int) -> Settlement:
         """Set an event aside as its handler asked. The start does not count."""
@@ -428,10 +460,10 @@ class Processing:
         if isinstance(error, RetryLater):
             self._parts.log.info("event waits as its handler asked", retry_in=due_in, **event.log_fields())
             return
-        follows = event.reason == ParkReason.KEY_PARKED
-        log = self._parts.limited_log if event.reason in _CAUSED_BY_PUBLISHERS else self._parts.log
-        (log.warning if follows else log.error)(
-            "event parked" if due_in is None else "event set aside",
+        has_not_failed = event.reason in (ParkReason.KEY_PARKED, ParkReason.CIRCUIT_OPEN)
+        log = self._parts.limited_log if event.reason in _MANY else self._parts.log
+        (log.warning if has_not_failed else log.error)(
+            "event parked" if due_in is None and event.held_by is None else "event set aside",
             **event.log_fields(),
             retry_in=None if due_in is None else round(due_in, 3),
             error=type(error).__name__ if error is not None else None,

@@ -52,7 +52,8 @@ class Patient(Application):
         self.present: list[int] = []
         self.overlaps: list[int] = []
         self.most_at_a_time = 0
-        usual = {"retry_delays": (), "later_delays": (30.0, 120.0), "rng": Steady(), "drain_timeout": 0.0}
+        usual = {"retry_delays": (), "later_delays": (30.0, 120.0), "circuit_failures": None}
+        usual |= {"rng": Steady(), "drain_timeout": 0.0}
         super().__init__({**usual, **(options or {})}, database=VirtualDatabase(), **others)
 
     async def handle(self, event: OrderPlaced) -> None:
