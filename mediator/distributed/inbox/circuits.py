@@ -1,0 +1,301 @@
+"""Circuits: while the calls of a handler class fail one after the other, its events are set aside without being tried.
+
+A handler fails like this when a service that it calls is down. Without a circuit, each event would be tried several times,
+and its failures would cost it the tries that it needs later.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+from mediator.distributed.backoff import Backoff
+from mediator.distributed.inbox.handler import DistributedEventHandler
+from mediator.distributed.inbox.subscription import Deliveries
+from mediator.distributed.parking import error_text
+from mediator.logger import Logger, RateLimitedLogger
+from mediator.mediator import Mediator
+from mediator.printable import shown, traceback_of
+
+CIRCUIT_FAILURES: int = 5
+"""The number of different events in a row whose failures open a circuit by default."""
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+"""The longest pause between two probes, in seconds."""
+_LATELY = 300.0
+"""An event type counts as delivered lately if it was delivered within this many seconds before the newest delivery."""
+
+
+class HandlerCircuit:
+    """The circuit of one handler class in this process.
+
+    The circuit is closed at first, and all events pass. It opens when `failures` different events have failed one after
+    the other. While it is open, one event at a time passes as a probe, after a pause of 1 s that grows to 30 s. Only the
+    result of a probe counts then: a success closes the circuit.
+
+    Attributes:
+        name: The name of the handler class, with its module.
+        error: The text of the error that opened the circuit, or of the last failed probe.
+        is_open: Whether the events of the handler are set aside.
+        holds: Whether events are held by the circuit, as far as is known.
+    """
+
+    def __init__(self, name: str, failures: int, rng: random.Random, log: Logger) -> None:
+        self.name: str = name
+        self.error: str = ""
+        self.is_open: bool = False
+        self.holds: bool = False
+        self._failures = failures
+        self._failed: set[str] = set()
+        self._has_succeeded = False
+        self._is_probed = False
+        self._next_probe = 0.0
+        self._opened = 0.0
+        self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, rng)
+        self._log = log
+        self._limited_log = RateLimitedLogger(log)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the last call of the handler in this process has succeeded."""
+        return self._has_succeeded and not self.is_open and not self._failed
+
+    @property
+    def is_untested(self) -> bool:
+        """Whether no call of the handler has ended in this process."""
+        return not (self._has_succeeded or self.is_open or self._failed)
+
+    @property
+    def probe_in(self) -> float | None:
+        """Seconds until the next probe; `None` while the circuit is closed or a probe runs."""
+        return max(0.0, self._next_probe - _now()) if self.is_open and not self._is_probed else None
+
+    def begin_probe(self) -> None:
+        """Record that a probe runs."""
+        self._is_probed = True
+
+    def abandon_probe(self) -> None:
+        """Record that a probe ended without a result. The next probe may begin after the shortest pause."""
+        self._is_probed = False
+        self._next_probe = _now() + _FIRST_PAUSE
+
+    def doubt(self) -> None:
+        """Open the circuit because another process holds events of the handler. A probe may begin at once."""
+        self._open("another process holds events of this handler", 0.0)
+        self._log.warning("circuit opened", handler=self.name, reason=self.error, retry_in=0.0)
+
+    def succeeded(self, *, is_probe: bool) -> None:
+        """Record that a call of the handler has succeeded."""
+        if is_probe:
+            self.is_open = self._is_probed = False
+            self._pauses.reset()
+            self._log.info("circuit closed", handler=self.name, after=round(_now() - self._opened, 3))
+        if not self.is_open:
+            self._has_succeeded = True
+            self._failed.clear()
+
+    def failed(self, event: str, error: BaseException, *, is_probe: bool) -> None:
+        """Record that the handler has failed for an event."""
+        if is_probe:
+            self._is_probed = False
+            self.error = error_text(error)
+            pause = self._pause()
+            self._limited_log.warning("probe failed", handler=self.name, error=type(error).__name__, retry_in=pause)
+        elif not self.is_open:
+            self._failed.add(event)
+            if len(self._failed) >= self._failures:
+                self._open(error_text(error), self._pauses.next())
+                kind, stack = type(error).__name__, traceback_of(error)
+                pause = round(self._next_probe - self._opened, 3)
+                self._log.error("circuit opened", handler=self.name, error=kind, retry_in=pause, stack=stack)
+
+    def _open(self, error: str, pause: float) -> None:
+        self.error, self.is_open, self._opened = error, True, _now()
+        self._next_probe = self._opened + pause
+        self._failed.clear()
+
+    def _pause(self) -> float:
+        pause = self._pauses.next()
+        self._next_probe = _now() + pause
+        return round(pause, 3)
+
+
+class Passage:
+    """Lets one event pass the circuits of its handlers. Leaving the `with` block abandons the probes without a result.
+
+    Attributes:
+        refused_by: The open circuit that lets the event not pass; `None` if the event may be handled.
+    """
+
+    def __init__(self, circuits: Sequence[HandlerCircuit], changed: Callable[[], None]) -> None:
+        are_open = [circuit for circuit in circuits if circuit.is_open]
+        self.refused_by: HandlerCircuit | None = next((each for each in are_open if each.probe_in != 0.0), None)
+        self._circuits = circuits
+        self._changed = changed
+        self._probed = set(are_open) if self.refused_by is None else set[HandlerCircuit]()
+        for circuit in self._probed:
+            circuit.begin_probe()
+
+    def __enter__(self) -> Self:
+        """Return the passage."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Abandon the probes that have no result."""
+        for circuit in self._probed:
+            circuit.abandon_probe()
+        self._probed.clear()
+
+    def succeeded(self) -> bool:
+        """Record that all handlers have succeeded, and return whether the event was a probe."""
+        was_probe = bool(self._probed)
+        for circuit in self._circuits:
+            self._note_success(circuit)
+        return was_probe
+
+    def failed(self, handler: type | None, event: str, error: BaseException) -> HandlerCircuit | None:
+        """Record that a handler has failed; the handlers before it have succeeded.
+
+        Return the circuit of the handler if the event was its probe.
+        """
+        names = [circuit.name for circuit in self._circuits]
+        if handler is None or name_of(handler) not in names:
+            return None
+        place = names.index(name_of(handler))
+        for circuit in self._circuits[:place]:
+            self._note_success(circuit)
+        circuit = self._circuits[place]
+        is_probe = circuit in self._probed
+        self._probed.discard(circuit)
+        circuit.failed(event, error, is_probe=is_probe)
+        if circuit.is_open:
+            self._changed()
+        return circuit if is_probe else None
+
+    def _note_success(self, circuit: HandlerCircuit) -> None:
+        is_probe = circuit in self._probed
+        self._probed.discard(circuit)
+        circuit.succeeded(is_probe=is_probe)
+        if is_probe:
+            self._changed()
+
+
+class Circuits:
+    """The circuits of the handler classes of one consumer.
+
+    While every event type that was delivered lately is held by an open circuit, the subscription is paused, and the broker
+    keeps the further events.
+
+    Args:
+        mediator: The mediator whose handlers handle the events.
+        failures: The number of different events in a row whose failures open a circuit; `None` for no circuits.
+        rng: The random number generator for the jitter of pauses.
+        log: Logs when a circuit opens and closes.
+        changed: Called when the time of the next probe has changed.
+    """
+
+    def __init__(
+        self, mediator: Mediator, failures: int | None, rng: random.Random, log: Logger, *, changed: Callable[[], None]
+    ) -> None:
+        self._mediator = mediator
+        self._failures = failures
+        self._rng = rng
+        self._log = log
+        self._changed = changed
+        self._circuits: dict[str, HandlerCircuit] = {}
+        self._delivered: dict[type | None, float] = {}
+        self._deliveries: Deliveries | None = None
+        self._is_paused = False
+
+    def pause_when_held(self, deliveries: Deliveries) -> None:
+        """Pause and resume these deliveries from now on."""
+        self._deliveries, self._is_paused = deliveries, False
+
+    def note_delivery(self, event_class: type | None) -> None:
+        """Record that an event of a class was delivered; `None` stands for an event that no handler is for."""
+        self._delivered[event_class] = _now()
+        if self._is_paused:
+            self._update_pause()
+
+    def enter(self, event_class: type | None) -> Passage:
+        """Return the passage of an event of a class. If probes of its open circuits may begin, the event is the probe."""
+        return Passage(self._of(event_class), self._has_changed)
+
+    def note_hold(self, circuit: HandlerCircuit) -> None:
+        """Record that an event was set aside for an open circuit."""
+        if not circuit.holds:
+            circuit.holds = True
+            self._has_changed()
+
+    def note_holders(self, names: Iterable[str]) -> Sequence[str]:
+        """Record which circuits hold events, in all processes, and return the names of those that can let them go.
+
+        If no call of such a handler has ended in this process, its circuit opens, and the next event is a probe.
+        """
+        held = frozenset(names)
+        if held and self._failures is not None:
+            for handler in self._mediator.registry.handlers_of(DistributedEventHandler):
+                if name_of(handler.cls) in held and self._circuit(handler.cls).is_untested:
+                    self._circuit(handler.cls).doubt()
+        for name, circuit in self._circuits.items():
+            circuit.holds = name in held
+        self._update_pause()
+        return sorted(name for name in held if name not in self._circuits or self._circuits[name].is_sound)
+
+    def due_probes(self) -> Sequence[HandlerCircuit]:
+        """Return the circuits that hold events, and of which a probe may begin now."""
+        return [each for each in self._circuits.values() if each.holds and each.probe_in == 0.0]
+
+    @property
+    def probe_in(self) -> float | None:
+        """Seconds until the next probe of a held event may begin; `None` if no open circuit holds events."""
+        pauses = [each.probe_in for each in self._circuits.values() if each.holds]
+        return min((pause for pause in pauses if pause is not None), default=None)
+
+    def _of(self, event_class: type | None) -> Sequence[HandlerCircuit]:
+        """Return the circuits of the handlers of an event class, in the order of the calls of the handlers."""
+        if event_class is None or self._failures is None:
+            return ()
+        return [self._circuit(handler.cls) for handler in self._mediator.registry.pipeline(event_class).handlers]
+
+    def _circuit(self, handler: type) -> HandlerCircuit:
+        name = name_of(handler)
+        found = self._circuits.get(name)
+        if found is None:
+            found = self._circuits[name] = HandlerCircuit(name, self._failures or 1, self._rng, self._log)
+        return found
+
+    def _has_changed(self) -> None:
+        self._update_pause()
+        self._changed()
+
+    def _update_pause(self) -> None:
+        deliveries, held_by = self._deliveries, self._holders_of_all()
+        if deliveries is None or bool(held_by) == self._is_paused:
+            return
+        self._is_paused = bool(held_by)
+        if self._is_paused:
+            deliveries.pause()
+            self._log.warning("consumer pauses its subscription", handlers=held_by)
+        else:
+            deliveries.resume()
+            self._log.info("consumer resumes its subscription")
+
+    def _holders_of_all(self) -> Sequence[str]:
+        """Return the names of the circuits that hold all event types that were delivered lately; empty if some pass."""
+        newest = max(self._delivered.values(), default=0.0)
+        lately = [event_class for event_class, at in self._delivered.items() if at > newest - _LATELY]
+        holding = [[each.name for each in self._of(cls) if each.is_open and each.holds] for cls in lately]
+        return sorted({name for names in holding for name in names}) if all(holding) else ()
+
+
+def name_of(handler: type) -> str:
+    """Return the name under which the circuit of a handler class holds events, shortened if it is long."""
+    return shown(f"{handler.__module__}.{handler.__qualname__}")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
