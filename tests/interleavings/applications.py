@@ -99,6 +99,7 @@ class Plan:
             The attempts before fail.
         refused: The orders whose `Placed` the broker refuses until the repair.
         deaths: How many consumers each deadly order has killed.
+        is_away: Whether the service that each shipping needs is away.
     """
 
     failures: dict[int, float] = field(default_factory=dict)
@@ -107,8 +108,10 @@ class Plan:
     deadly: dict[int, int] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
     deaths: dict[int, int] = field(default_factory=dict)
+    is_away: bool = False
 
     def repair(self) -> None:
+        self.is_away = False
         self.failures.clear()
         self.deadly.clear()
         self.refused.clear()
@@ -130,6 +133,7 @@ class Application:
         self.subscription = Subscription(processes, broker, name, ack_wait=10.0)
         self.drain_timeout = 25.0
         self.later_delays: tuple[float, ...] = ()
+        self.circuit_failures: int | None = None
         self.numbers: dict[str, int] = {}
         """The number of the order of each event that was added, by the event's id."""
         self._written = itertools.count()
@@ -178,7 +182,7 @@ class Application:
         return EventConsumer(
             self.subscription, self.inbox, self.unit_of_work, mediator,
             parking=self.parking, ordering=self.ordering, concurrency=3, prefetch=8,
-            retry_delays=RETRIES, later_delays=self.later_delays,
+            retry_delays=RETRIES, later_delays=self.later_delays, circuit_failures=self.circuit_failures,
             drain_timeout=self.drain_timeout, rng=self._rng(), now=self.database.now,
         )  # fmt: skip
 
@@ -237,6 +241,8 @@ class Shipping(Application):
         self.write("shipments", number)
         self.add(Shipped(number, event.key))
         await asyncio.sleep(plan.seconds.get(number, 0.0))
+        if plan.is_away:
+            raise PlannedError
         process = self.processes.current()
         if number in plan.deadly and current_delivery().attempt < plan.deadly[number]:
             raise PlannedError

@@ -10,13 +10,14 @@ from typing import Any
 from unittest import mock
 
 from mediator.distributed.inbox import Admission, Start
+from mediator.distributed.inbox.circuits import Circuits
 from mediator.distributed.inbox.processing import Attempt, Processing
 from mediator.distributed.outbox import OutboxBatch, OutboxRelay, PublishResult
 from mediator.errors import CommitOutcomeUnknownError, DatabaseUnavailableError
 from mediator.testing.memory import inbox
 from tests.interleavings.applications import Application
 from tests.interleavings.scenarios import run
-from tests.interleavings.servers import Inbox, Parking, UnitOfWork
+from tests.interleavings.servers import Inbox, OpenedDeliveries, Parking, UnitOfWork
 
 Plant = AbstractContextManager[Any]
 
@@ -130,6 +131,13 @@ def _terminating_without_parking(_park: Any) -> Any:
     return planted
 
 
+def _letting_nothing_go(_let_go: Any) -> Any:
+    async def planted(self: Parking, _consumer: str, _held_by: str, /, **_: Any) -> int:
+        return 0
+
+    return planted
+
+
 @contextmanager
 def _unordered() -> Iterator[None]:
     """Consume without order where the promise is order."""
@@ -164,6 +172,9 @@ PLANTS: dict[str, tuple[str, Callable[[], Plant]]] = {
     "release no follower": ("later", _replaced(Parking, "take", _following_nobody)),
     "count no later start": ("later", _replaced(Parking, "start", _counting_no_later_start)),
     "set aside without an inbox row": ("later-unordered", _replaced(Parking, "park", _leaving_the_inbox)),
+    "let no held event go": ("circuits", _replaced(Parking, "let_go", _letting_nothing_go)),
+    "probe no held event": ("circuits", lambda: mock.patch.object(Circuits, "due_probes", return_value=())),
+    "pull no more after a pause": ("circuits", lambda: mock.patch.object(OpenedDeliveries, "resume")),
     "terminate without parking": ("parking", _replaced(Processing, "_park", _terminating_without_parking)),
 }
 

@@ -48,6 +48,7 @@ class Scenario:
         seconds: How long faults happen; then comes the repair, after which all events have to take effect.
         drain: The `drain_timeout` of the consumers, in seconds.
         later: The `later_delays` of the consumers, in seconds.
+        circuit: The `circuit_failures` of the consumers.
         orders: The number of commands.
         kills: Processes that are killed at a random time, and started again.
         stops: Processes that are stopped at a random time, and started again.
@@ -61,6 +62,7 @@ class Scenario:
         refused: Orders whose events the broker refuses until the repair.
         slow: Orders whose shipments take up to 12 s.
         asking: Orders whose shipments ask to be called again later.
+        away: Times of up to 60 s in which the service that each shipping needs is away.
         replays: Replays of random parked events before the repair.
         requests: Requests to the other application.
     """
@@ -70,6 +72,7 @@ class Scenario:
     seconds: float = 15.0
     drain: float = 25.0
     later: tuple[float, ...] = ()
+    circuit: int | None = 5
     orders: int = 12
     kills: int = 0
     stops: int = 0
@@ -83,6 +86,7 @@ class Scenario:
     refused: int = 0
     slow: int = 0
     asking: int = 0
+    away: int = 0
     replays: int = 0
     requests: int = 0
 
@@ -90,6 +94,10 @@ class Scenario:
 _LATER = Scenario(
     "later", seconds=150.0, drain=2.0, later=(0.5, 3.0, 10.0),
     kills=1, stops=2, freezes=1, outages=2, faults=3, failing=6, slow=2, asking=3, deadly=1, poisonous=1, replays=3,
+)  # fmt: skip
+_CIRCUITS = Scenario(
+    "circuits", seconds=150.0, drain=2.0, later=(0.5, 3.0, 10.0), circuit=2, orders=20,
+    kills=2, stops=2, freezes=1, outages=2, faults=4, failing=2, slow=1, asking=1, deadly=1, away=3, replays=2,
 )  # fmt: skip
 SCENARIOS = {
     scenario.name: scenario
@@ -102,6 +110,8 @@ SCENARIOS = {
         Scenario("stops", seconds=60.0, drain=1.0, orders=10, kills=1, stops=10, outages=2, slow=4),
         _LATER,
         replace(_LATER, name="later-unordered", by_key=False),
+        _CIRCUITS,
+        replace(_CIRCUITS, name="circuits-unordered", by_key=False),
         Scenario("requests", orders=4, kills=2, stops=1, freezes=1, outages=2, faults=2, requests=10),
     )
 }
@@ -159,6 +169,7 @@ class Site:
         for application in (self.orders, self.shipping):
             application.drain_timeout = scenario.drain
             application.later_delays = scenario.later
+            application.circuit_failures = scenario.circuit
             application.database.swallowed_answers = set(rng.sample(range(1, 30), rng.randint(0, scenario.commits)))
         self._fails = {number for number in numbers if rng.random() < 0.15}
         self._works: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
@@ -198,6 +209,7 @@ class Site:
         happenings += [self._stop] * rng.randint(0, scenario.stops)
         happenings += [self._freeze] * rng.randint(0, scenario.freezes)
         happenings += [self._outage] * rng.randint(0, scenario.outages)
+        happenings += [self._service_away] * rng.randint(min(1, scenario.away), scenario.away)
         for happening in happenings:
             loop.call_later(rng.uniform(0.0, scenario.seconds * 2 / 3), happening)
         with self._failpoints():
@@ -275,7 +287,7 @@ class Site:
             with suppress(MediatorError, PlannedError, RuntimeError):
                 parked = await self.shipping.parking.find(ParkedFilter(direction="in"))
                 if self._repaired and self._scenario.later:  # the others go on by themselves
-                    parked = [each for each in parked if each.due_at is None and each.reason != ParkReason.KEY_PARKED]
+                    parked = [each for each in parked if not each.waits and each.reason != ParkReason.KEY_PARKED]
                 if parked and (left > 0 or self._repaired):
                     left -= 1
                     await self._replay(parked[0] if self._repaired else self._rng.choice(parked))
@@ -306,6 +318,15 @@ class Site:
         server = self._rng.choice((self._broker, self.orders.database, self.shipping.database))
         self._available(server, False)
         asyncio.get_running_loop().call_later(self._rng.choice((0.1, 1.0, 5.0)), self._available, server, True)
+
+    def _service_away(self) -> None:
+        self._processes.note("the service is away")
+        self._plan.is_away = True
+        asyncio.get_running_loop().call_later(self._rng.choice((1.0, 10.0, 60.0)), self._service_back)
+
+    def _service_back(self) -> None:
+        self._processes.note("the service is back")
+        self._plan.is_away = False
 
     def _available(self, server: Any, value: bool) -> None:
         self._processes.note(f"{type(server).__name__} is {'available' if value else 'away'}")

@@ -132,7 +132,7 @@ class Inbox(InMemoryInbox):
 
 @remote(
     *("park", "append", "find", "count", "get", "edit", "reserve", "take", "release", "note_failure", "discard"),
-    *("claim", "due_in", "start", "postpone"),
+    *("claim", "due_in", "start", "postpone", "holders", "let_go"),
 )
 class Parking(InMemoryParking):
     def __init__(self, database: Database) -> None:
@@ -185,13 +185,13 @@ class Subscription(InMemoryEventSubscription):
         process = self.processes.current()
         async with super().open(event_types, prefetch=prefetch, ordering=ordering) as deliveries:
             try:
-                yield _Deliveries(self.processes, deliveries)
+                yield OpenedDeliveries(self.processes, deliveries)
             finally:
                 if process is not None and not process.alive:
                     _disarm(deliveries, "close")
 
 
-class _Deliveries(Deliveries):
+class OpenedDeliveries(Deliveries):
     def __init__(self, processes: Processes, deliveries: Deliveries) -> None:
         self._processes = processes
         self._deliveries = deliveries
@@ -201,6 +201,12 @@ class _Deliveries(Deliveries):
         for name in ("ack", "nak", "term", "in_progress"):
             setattr(delivery, name, self._carried(getattr(delivery, name)))
         return delivery
+
+    def pause(self) -> None:
+        self._deliveries.pause()
+
+    def resume(self) -> None:
+        self._deliveries.resume()
 
     def _carried(self, method: Callable[..., Any]) -> Callable[..., Any]:
         async def call(*args: Any) -> Any:
