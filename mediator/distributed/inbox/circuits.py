@@ -24,7 +24,7 @@ _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 """The longest pause between two probes, in seconds."""
 _LATELY = 300.0
-"""An event type counts as delivered lately if it was delivered within this many seconds before the newest delivery."""
+"""An event class counts as delivered lately for this many seconds after its delivery, and after the consumer's start."""
 
 
 class HandlerCircuit:
@@ -159,7 +159,7 @@ class Passage:
     def failed(self, handler: type | None, event: str, error: BaseException) -> HandlerCircuit | None:
         """Record that a handler has failed; the handlers before it have succeeded.
 
-        Return the circuit of the handler if the event was its probe.
+        Return the circuit of the handler if it is open now.
         """
         names = [circuit.name for circuit in self._circuits]
         if handler is None or name_of(handler) not in names:
@@ -171,9 +171,10 @@ class Passage:
         is_probe = circuit in self._probed
         self._probed.discard(circuit)
         circuit.failed(event, error, is_probe=is_probe)
-        if circuit.is_open:
-            self._changed()
-        return circuit if is_probe else None
+        if not circuit.is_open:
+            return None
+        self._changed()
+        return circuit
 
     def _note_success(self, circuit: HandlerCircuit) -> None:
         is_probe = circuit in self._probed
@@ -210,9 +211,10 @@ class Circuits:
         self._deliveries: Deliveries | None = None
         self._is_paused = False
 
-    def pause_when_held(self, deliveries: Deliveries) -> None:
-        """Pause and resume these deliveries from now on."""
+    def pause_when_held(self, deliveries: Deliveries, event_classes: Iterable[type]) -> None:
+        """Pause and resume these deliveries from now on. At first, events of all the given classes may be on their way."""
         self._deliveries, self._is_paused = deliveries, False
+        self._delivered = dict.fromkeys(event_classes, _now())
 
     def note_delivery(self, event_class: type | None) -> None:
         """Record that an event of a class was delivered; `None` stands for an event that no handler is for."""

@@ -183,7 +183,7 @@ class EventConsumer:
                 self._subscription.open(event_types, prefetch=prefetch, ordering=self._ordering) as deliveries,
                 asyncio.TaskGroup() as group,
             ):
-                parts.circuits.pause_when_held(deliveries)
+                parts.circuits.pause_when_held(deliveries, parts.classes.values())
                 group.create_task(keep_clean(self._inbox.clean, self._clean_interval, self._log, "inbox not cleaned"))
                 group.create_task(self._receive(deliveries, queue, parts))
                 group.create_task(self._keep_here(queue))

@@ -326,8 +326,8 @@ class LaterTry:
             await self._wait_longer(error)
         elif isinstance(error, self._parts.fatal_errors):
             await self._park(ParkReason.FATAL_ERROR, error)
-        elif (probed := self._passage.failed(handler, self._event.event_id, error)) is not None:
-            await self._hold(probed, has_begun=True)
+        elif (circuit := self._passage.failed(handler, self._event.event_id, error)) is not None:
+            await self._hold(circuit, has_begun=True)
         else:
             await self._try_later(error, ParkReason.HANDLER_FAILED)
 

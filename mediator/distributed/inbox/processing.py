@@ -338,9 +338,9 @@ class Processing:
             return await self._wait_as_asked(error, attempt - 1)
         if isinstance(error, self._parts.fatal_errors):
             return await self._set_aside(ParkReason.FATAL_ERROR, error)
-        probed = self._note_failure(error)
-        if probed is not None:
-            return await self._hold(probed, attempt - 1)
+        circuit = self._note_failure(error)
+        if circuit is not None:
+            return await self._hold(circuit, attempt - 1)
         retries, rng = self._parts.retries, self._parts.rng
         if attempt < retries.quick_attempts:
             return await self._try_again(error, retries.quick_delay(attempt, rng))
@@ -348,7 +348,7 @@ class Processing:
         return await self._set_aside(ParkReason.HANDLER_FAILED if due_in is None else ParkReason.WAITING, error, due_in)
 
     def _note_failure(self, error: BaseException) -> HandlerCircuit | None:
-        """Record that a handler failed. If the event was a probe of the circuit of the handler, return the circuit."""
+        """Record that a handler failed. If the circuit of the handler is open now, return the circuit."""
         if self._passage is None or self._handling is None:
             return None
         return self._passage.failed(self._handling.last_called, self._identity.event_id, error)
