@@ -116,7 +116,7 @@ class Reserve(DistributedEventHandler[Placed]):
         if event.number == "hanging":
             self.hanging.set()
             await asyncio.Event().wait()
-        if event.number == "broken" or (event.number == "flaky" and current_delivery().attempt == 1):
+        if event.number.startswith("broken") or (event.number == "flaky" and current_delivery().attempt == 1):
             raise ValueError(event.number)
 
 
@@ -143,7 +143,7 @@ class ShopContainer(containers.DeclarativeContainer):
     consumer = providers.Singleton(
         EventConsumer, subscription, inbox, unit_of_work.provider, mediator,
         parking=parking, ordering="key", retry_delays=(0.0, 0.0, 0.0), later_delays=config.later_delays,
-        drain_timeout=config.drain_timeout,
+        circuit_failures=config.circuit_failures, drain_timeout=config.drain_timeout,
     )  # fmt: skip
     channel = providers.Singleton(NatsRequestChannel, nats, "shop", prefix=config.prefix)
     responder = providers.Singleton(
@@ -164,6 +164,7 @@ def configured(
     drain_timeout: float = 5.0,
     delivery: str = "outbox",
     later_delays: tuple[float, ...] = (),
+    circuit_failures: int | None = None,
 ) -> Any:
     """Return the container of one run."""
     config = {
@@ -174,6 +175,7 @@ def configured(
         "drain_timeout": drain_timeout,
         "delivery": delivery,
         "later_delays": later_delays,
+        "circuit_failures": circuit_failures,
     }
     return ShopContainer(config=config)
 

@@ -24,6 +24,8 @@ FOLLOWED = Left(orders=2, archive=2, stream=2, inbox=2, parked=2, waiting=1)
 """The event is set aside, and a later event of its key is parked behind it."""
 RELEASED = replace(FOLLOWED, outbox=1, effects=1, parked=1)
 """The later try of the first event has succeeded, and the second event is due."""
+HELD = replace(PARKED, held=1)
+"""The event is held by the circuit of its handler."""
 BOTH_TAKEN = replace(FOLLOWED, outbox=2, effects=2, parked=0, waiting=0)
 
 
@@ -114,6 +116,10 @@ OUTCOMES = (
     Outcome("replay.after_take", "later", BOTH_TAKEN, RELEASED, FOLLOWED, _STARTED),
     Outcome("consumer.after_commit", "later", BOTH_TAKEN, RELEASED, RELEASED, "the event behind it is due, and is tried"),
     Outcome("later.after_failure", "later fails", WAITS, WAITS, WAITS, "it waits for its next later try"),
+    Outcome("circuit.after_hold", "hold", HELD, HELD, HELD, "a probe or a success of the handler lets it be tried again"),
+    Outcome("circuit.before_probe", "probe", FOLLOWED, RELEASED, FOLLOWED, _CLAIMED),
+    Outcome("circuit.after_probe", "probe", BOTH_TAKEN, RELEASED, RELEASED, "the event behind it is due, and is tried"),
+    Outcome("circuit.after_let_go", "let go", BOTH_TAKEN, RELEASED, RELEASED, "the events that were let go are due, and are tried"),
     Outcome("replay.after_take", "replay", PARKED, PARKED, PARKED, "it is parked as before"),
     Outcome("consumer.after_handlers", "replay", PARKED, PARKED, PARKED, "it is parked as before"),
     Outcome("consumer.after_commit", "replay", TAKEN, TAKEN, TAKEN, "nothing is left to do"),

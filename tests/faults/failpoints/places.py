@@ -24,6 +24,7 @@ _TABLES = {
     "attempts": "mediator_attempts",
     "parked": "mediator_parked",
     "waiting": "mediator_parked WHERE due_at IS NOT NULL",
+    "held": "mediator_parked WHERE held_by IS NOT NULL",
     "effects": "reservations",
     "notes": "notes",
 }
@@ -42,6 +43,7 @@ class Left:
         attempts: Events with counted attempts.
         parked: Parked events.
         waiting: Parked events that the consumer tries again by itself.
+        held: Parked events that the circuit of their handler holds.
         effects: Rows of the application that the handler wrote.
         notes: Rows of notifications published after the commit.
     """
@@ -54,6 +56,7 @@ class Left:
     attempts: int = 0
     parked: int = 0
     waiting: int = 0
+    held: int = 0
     effects: int = 0
     notes: int = 0
 
@@ -81,10 +84,12 @@ class TestPlace:
     async def prepare(self, name: str) -> None:
         """Do everything that precedes a situation."""
         situation = SITUATIONS[name]
-        container = configured(*self.address, later_delays=situation.later_delays)
+        container = configured(
+            *self.address, later_delays=situation.later_delays, circuit_failures=situation.circuit_failures
+        )
         async with lifespan(container, relay_elsewhere=True):
             for number in situation.orders:
-                await container.mediator().send(Place(number))
+                await container.mediator().send(Place(number, customer=situation.customers.get(number, "ada")))
             if situation.streamed and situation.orders:
                 await self._work(container.relay(), outbox=0)
             if situation.consumed:

@@ -41,6 +41,7 @@ def configured_for(situation: Situation, place: tuple[str, str, str]) -> Any:
         drain_timeout=situation.drain_timeout,
         delivery=situation.delivery,
         later_delays=situation.later_delays,
+        circuit_failures=situation.circuit_failures,
     )
 
 

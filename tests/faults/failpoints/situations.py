@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mediator.distributed.inbox import ParkedReplay
@@ -26,6 +26,8 @@ class Situation:
         drain_timeout: Seconds that handlers may take after the consumer was told to stop.
         delivery: The delivery mode of events.
         later_delays: The pauses before the later tries of the consumer, in seconds.
+        circuit_failures: The number of failing events that opens the circuit of the handler.
+        customers: The customer of each order whose customer is not `ada`.
         sent: The number of the order that is placed again after a failed command.
     """
 
@@ -38,6 +40,8 @@ class Situation:
     drain_timeout: float = 5.0
     delivery: str = "outbox"
     later_delays: tuple[float, ...] = ()
+    circuit_failures: int | None = None
+    customers: Mapping[str, str] = field(default_factory=dict[str, str])
     sent: str = "1"
 
 
@@ -109,6 +113,18 @@ SITUATIONS = {
     "later fails": Situation(
         "an event that was set aside is tried later, and fails again",
         _consume, orders=("broken",), consumed=True, later_delays=(0.3, 3600.0),
+    ),
+    "hold": Situation(
+        "the circuit of its handler opens", _consume, orders=("broken",), circuit_failures=1, later_delays=(3600.0,)
+    ),
+    "probe": Situation(
+        "an event that a circuit holds is the probe, and succeeds",
+        _consume, orders=("broken", "2"), consumed=True, repaired=True, circuit_failures=1, later_delays=(3600.0,),
+    ),
+    "let go": Situation(
+        "a circuit has closed, and lets its held events go",
+        _consume, orders=("broken", "broken too"), customers={"broken too": "eve"},
+        consumed=True, repaired=True, circuit_failures=1, later_delays=(3600.0,),
     ),
     "replay": Situation(
         "a parked event is replayed after the repair", _replay, orders=("broken",), consumed=True, repaired=True
