@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from sqlalchemy import text
@@ -175,6 +176,17 @@ class AcknowledgeHandler(RequestHandler[Acknowledge, None]):
         await self._unit_of_work.session.execute(insert, {"name": command.name})
 
 
+class Service:
+    """A service that the handlers of the keeper call. It is away while a file lies in the folder of the campaign."""
+
+    def __init__(self, folder: str) -> None:
+        self.away: Path = Path(folder) / "service-away"
+
+    def call(self) -> None:
+        if self.away.exists():
+            raise ConnectionError("the service is away")
+
+
 class KeepBooked(DistributedEventHandler[Booked]):
     """Records the id of the event and the id of the event that it causes."""
 
@@ -183,16 +195,19 @@ class KeepBooked(DistributedEventHandler[Booked]):
         unit_of_work: SqlAlchemyUnitOfWork,
         distributed_events: DistributedEventBroker,
         repaired: bool,
+        service: Service,
         _unclosable: Unclosable,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._distributed_events = distributed_events
         self._repaired = repaired
+        self._service = service
 
     async def handle(self, event: Booked) -> None:
         row = {"id": current_delivery().id, "key": event.key, "detail": self._distributed_events.add(Kept(event.key))}
         insert = text("INSERT INTO effects (id, key, detail) VALUES (:id, :key, :detail)")
         await self._unit_of_work.session.execute(insert, row)
+        self._service.call()
         if not self._repaired:
             misbehave(event.action)
 

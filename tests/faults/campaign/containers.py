@@ -17,11 +17,20 @@ from mediator import DistributedEventBroker, DistributedUnitOfWorkBehavior, Even
 from mediator.dependency_injector import MediatorProvider, Scoped
 from mediator.nats import NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection, open_doorbell
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyParking, SqlAlchemyUnitOfWork, open_engine
-from tests.faults.campaign.application import AcknowledgeHandler, AuditKept, AuditNoted, BookHandler, KeepBooked, Within
+from tests.faults.campaign.application import (
+    AcknowledgeHandler,
+    AuditKept,
+    AuditNoted,
+    BookHandler,
+    KeepBooked,
+    Service,
+    Within,
+)
 from tests.faults.campaign.clock import jump, utc_now
 from tests.faults.campaign.troubles import JUMPED, FullDisk, Journal, Unclosable
 
 _RETRY_DELAYS = (0.0, 0.5, 1.0)
+_LATER_DELAYS = (1.0, 3.0, 10.0)
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -120,11 +129,12 @@ class KeeperContainer(ConsumingContainer):
     consumer = providers.Singleton(
         EventConsumer, subscription, ConsumingContainer.inbox, ConsumingContainer.unit_of_work.provider,
         ConsumingContainer.mediator, parking=ConsumingContainer.parking, ordering="key", retry_delays=_RETRY_DELAYS,
-        later_delays=(), drain_timeout=2.0, clean_interval=1.0,
+        later_delays=_LATER_DELAYS, drain_timeout=2.0, clean_interval=1.0,
     )  # fmt: skip
+    service = providers.Singleton(Service, Connected.config.journals)
     keep = providers.Factory(
         KeepBooked, ConsumingContainer.unit_of_work, ConsumingContainer.distributed_events, Connected.config.repaired,
-        Connected.unclosable,
+        service, Connected.unclosable,
     )  # fmt: skip
 
 
@@ -138,7 +148,7 @@ class AuditorContainer(ConsumingContainer):
     consumer = providers.Singleton(
         EventConsumer, subscription, ConsumingContainer.inbox, ConsumingContainer.unit_of_work.provider,
         ConsumingContainer.mediator, parking=ConsumingContainer.parking, concurrency=4, retry_delays=_RETRY_DELAYS,
-        later_delays=(), drain_timeout=2.0, clean_interval=1.0,
+        later_delays=_LATER_DELAYS, drain_timeout=2.0, clean_interval=1.0,
     )  # fmt: skip
     audit_noted = providers.Factory(
         AuditNoted, ConsumingContainer.unit_of_work, Connected.config.repaired, Connected.unclosable

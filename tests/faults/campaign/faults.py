@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from mediator.dependency_injector import lifespan
 from mediator.nats import NatsServer
-from tests.faults.campaign.application import Book
+from tests.faults.campaign.application import Book, Service
 from tests.faults.campaign.containers import LedgerContainer, Settings
 from tests.faults.campaign.proxy import Proxy
 from tests.faults.campaign.schedule import Planned
@@ -48,6 +48,7 @@ class Faults:
             "connections": self._cut,
             "poison": self._poison,
             "deadly": self._deadly,
+            "service": self._take_service_away,
         }
         await faults[action](what, planned.rng)
         self.done[planned.kind] += 1
@@ -137,6 +138,16 @@ class Faults:
             return rng.choice(self._site.broker_proxies)
         assert self._site.postgres_proxy is not None
         return self._site.postgres_proxy
+
+    # The service that handlers call.
+
+    async def _take_service_away(self, _: str, rng: random.Random) -> None:
+        away = Service(str(self._site.folder)).away
+        away.touch()
+        try:
+            await asyncio.sleep(rng.uniform(1.0, 10.0))
+        finally:
+            away.unlink()
 
     # Events that cannot be handled.
 

@@ -14,6 +14,7 @@ _KILLS = {"SIGKILL writer": 2, "SIGKILL relay": 3, "SIGKILL consumer": 4}
 _FREEZES = {"SIGSTOP writer": 1, "SIGSTOP relay": 1, "SIGSTOP consumer": 1}
 _BROKER = {"SIGKILL nats-server": 1, "SIGSTOP nats-server": 1}
 _POISON = {"poison event": 1, "deadly event": 1}
+_SERVICE = {"service away": 1}
 _CONNECTIONS = ("delayed", "dropped", "half-open", "reset")
 
 
@@ -34,7 +35,7 @@ class Planned:
 
 def kinds_of(database: str) -> list[str]:
     """Return the faults of one round; a kind may occur several times."""
-    counted = {**_KILLS, **_FREEZES, **_BROKER, **_POISON}
+    counted = {**_KILLS, **_FREEZES, **_BROKER, **_POISON, **_SERVICE}
     counted |= {f"connections to nats-server {each}": 1 for each in _CONNECTIONS}
     if database == "postgresql":
         counted |= {f"connections to PostgreSQL {each}": 1 for each in _CONNECTIONS}

@@ -119,7 +119,7 @@ OUTCOMES = (
     Outcome("circuit.after_hold", "hold", HELD, HELD, HELD, "a probe or a success of the handler lets it be tried again"),
     Outcome("circuit.before_probe", "probe", FOLLOWED, RELEASED, FOLLOWED, _CLAIMED),
     Outcome("circuit.after_probe", "probe", BOTH_TAKEN, RELEASED, RELEASED, "the event behind it is due, and is tried"),
-    Outcome("circuit.after_let_go", "let go", BOTH_TAKEN, RELEASED, RELEASED, "the events that were let go are due, and are tried"),
+    Outcome("circuit.after_let_go", "let go", BOTH_TAKEN, RELEASED, RELEASED, "what was let go is due, and is tried"),
     Outcome("replay.after_take", "replay", PARKED, PARKED, PARKED, "it is parked as before"),
     Outcome("consumer.after_handlers", "replay", PARKED, PARKED, PARKED, "it is parked as before"),
     Outcome("consumer.after_commit", "replay", TAKEN, TAKEN, TAKEN, "nothing is left to do"),
