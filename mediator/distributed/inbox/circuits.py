@@ -57,11 +57,6 @@ class HandlerCircuit:
         self._limited_log = RateLimitedLogger(log)
 
     @property
-    def is_sound(self) -> bool:
-        """Whether the last call of the handler in this process has succeeded."""
-        return self._has_succeeded and not self.is_open and not self._failed
-
-    @property
     def is_untested(self) -> bool:
         """Whether no call of the handler has ended in this process."""
         return not (self._has_succeeded or self.is_open or self._failed)
@@ -245,7 +240,7 @@ class Circuits:
         for name, circuit in self._circuits.items():
             circuit.holds = name in held
         self._update_pause()
-        return sorted(name for name in held if name not in self._circuits or self._circuits[name].is_sound)
+        return sorted(name for name in held if name not in self._circuits or not self._circuits[name].is_open)
 
     def due_probes(self) -> Sequence[HandlerCircuit]:
         """Return the circuits that hold events, and of which a probe may begin now."""

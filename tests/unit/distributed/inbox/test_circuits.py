@@ -518,6 +518,26 @@ async def test_a_process_whose_handler_succeeds_lets_go_the_events_that_another_
 
 
 @in_virtual_time
+async def test_held_events_are_let_go_also_when_the_last_call_of_the_handler_failed() -> None:
+    shop = Shop({"later_delays": (10_000.0,)})
+    async with shop.running():
+        await shop.break_down()
+        shop.place(1, 2, 3)
+        await shop.settled(8)
+    shop.is_up = True
+    held = {each.number: each for each in shop.held}
+    table = shop.database.tables["mediator_parked"]
+    for number in held:
+        del table[number]
+    shop.acts[4] = failing(ValueError("poison"))
+    async with shop.running(shop.consuming()):
+        shop.place(4)
+        await shop.settled(9)
+        table.update(held)
+        await until(lambda: sorted(shop.effects) == [1, 2, 3])
+
+
+@in_virtual_time
 async def test_events_of_a_handler_that_no_longer_exists_are_let_go() -> None:
     shop = Shop()
     async with shop.running():
