@@ -140,9 +140,11 @@ _VERSION_3 = (
     "ALTER TABLE mediator_parked ADD COLUMN tries INTEGER DEFAULT 0 NOT NULL",
     "ALTER TABLE mediator_parked ADD COLUMN last_start VARCHAR(8) DEFAULT 'ended' NOT NULL",
     "ALTER TABLE mediator_parked ADD COLUMN claim INTEGER DEFAULT 0 NOT NULL",
+    "ALTER TABLE mediator_parked ADD COLUMN held_by TEXT",
     "CREATE INDEX mediator_parked_by_due ON mediator_parked (consumer, due_at, number) WHERE due_at IS NOT NULL",
+    "CREATE INDEX mediator_parked_held ON mediator_parked (consumer, held_by, claim, number) WHERE held_by IS NOT NULL",
 )
-"""The statements of version 3, in which a consumer tries parked events later by itself.
+"""The statements of version 3, in which a consumer tries parked events later by itself, and circuits hold events.
 
 The database can add these columns without rewriting the table. Processes of version 2 that still run do not set the
 columns. The events that they park get the default values, as the events do that are parked already. These events are

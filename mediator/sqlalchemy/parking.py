@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, and_, delete, exists, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Float, Select, and_, delete, exists, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mediator.distributed.parking import (
@@ -13,6 +13,7 @@ from mediator.distributed.parking import (
     ParkedFilter,
     Parking,
     ParkReason,
+    behind_its_key,
     error_text,
     released_event,
     to_json,
@@ -58,6 +59,8 @@ class SqlAlchemyParking(Parking):
             if (await connection.execute(row.on_conflict_do_nothing())).rowcount != 1:
                 return False
             await _lock_key_of(connection, event)
+            if event.held_by is not None and await _is_key_parked(connection, event):
+                event = behind_its_key(event)
             due = {} if due_in is None else {"due_at": self._in(due_in)}
             await connection.execute(insert(parked).values({**self._row(event), **due}))
             counted = [attempts.c[name] == value for name, value in identity.items()]
@@ -113,14 +116,32 @@ class SqlAlchemyParking(Parking):
             await connection.execute(update(parked).where(parked.c.number == number).values(values))
             return await _get(connection, number)
 
-    async def claim(self, consumer: str, /) -> ParkedEvent | None:
-        due = select(parked.c.number).where(_waits(consumer), parked.c.due_at <= self._clock.now())
-        first = due.order_by(parked.c.due_at, parked.c.number).limit(1).with_for_update(skip_locked=True)
+    async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
+        choice = self._due(consumer) if held_by is None else _held(consumer, held_by)
+        first = choice.limit(1).with_for_update(skip_locked=True)
         claiming = update(parked).where(parked.c.number == first.scalar_subquery()).returning(*parked.c)
-        claiming = claiming.values(claim=parked.c.claim + 1, due_at=self._in(CLAIM_SECONDS))
+        claiming = claiming.values(claim=parked.c.claim + 1, due_at=self._in(CLAIM_SECONDS), held_by=None)
         async with self._database.writing() as connection:
             found = (await connection.execute(claiming)).first()
         return None if found is None else parked_of(found)
+
+    def _due(self, consumer: str) -> Select[int]:
+        """Select the numbers of the events that are due, in the order in which they are claimed."""
+        due = select(parked.c.number).where(_waits(consumer), parked.c.due_at <= self._clock.now())
+        return due.order_by(parked.c.due_at, parked.c.number)
+
+    async def holders(self, consumer: str, /) -> Sequence[str]:
+        async with self._database.reader.connect() as connection:
+            return sorted((await connection.execute(_holders(consumer))).scalars())
+
+    async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
+        held = select(parked.c.number).where(_is_held(consumer, held_by)).order_by(parked.c.number)
+        # A CTE is executed once. PostgreSQL may execute a subquery in IN several times, and then locks more rows.
+        first = held.limit(limit).with_for_update(skip_locked=True).cte("first")
+        freeing = update(parked).where(parked.c.number.in_(select(first.c.number))).returning(parked.c.number)
+        async with self._database.writing() as connection:
+            freed = await connection.execute(freeing.values(due_at=self._clock.now(), held_by=None))
+            return len(freed.all())  # SQLite's driver knows no count of a statement that begins with WITH
 
     async def due_in(self, consumer: str, /) -> float | None:
         seconds = select(func.min(parked.c.due_at) - self._clock.now()).where(_waits(consumer))
@@ -154,6 +175,7 @@ class SqlAlchemyParking(Parking):
         started: bool = True,
         failed: bool = True,
         ended: bool = True,
+        held_by: str | None = None,
     ) -> None:
         values = {
             "due_at": None if due_in is None else self._in(due_in),
@@ -162,6 +184,7 @@ class SqlAlchemyParking(Parking):
             "last_start": LastStart.ENDED.value if ended else parked.c.last_start,
             "attempts": parked.c.attempts - int(not started),
             "tries": parked.c.tries + int(failed),
+            "held_by": held_by,
         }
         async with self._database.writing() as connection:
             if (await connection.execute(update(parked).where(_is_claimed(event)).values(values))).rowcount != 1:
@@ -241,6 +264,12 @@ async def _lock_key_of(connection: AsyncConnection, event: ParkedEvent) -> None:
         await lock_key(connection, event.consumer, event.partition_key)
 
 
+async def _is_key_parked(connection: AsyncConnection, event: ParkedEvent) -> bool:
+    """Return whether an event of the ordering key of an event that is not stored yet is parked."""
+    found = await connection.execute(select(literal(1)).where(_same_ordering_key(event)).limit(1))
+    return found.first() is not None
+
+
 async def _get(connection: AsyncConnection, number: int, *, locked: bool = False) -> ParkedEvent:
     if not is_number(number):
         raise not_found.not_parked(number)
@@ -310,6 +339,29 @@ def _waits(consumer: str) -> ColumnElement[bool]:
     return and_(parked.c.consumer == consumer, parked.c.due_at.is_not(None))
 
 
+def _is_held(consumer: str, held_by: str) -> ColumnElement[bool]:
+    """Match the events that the circuit of a handler holds. As in `_waits`, the direction is not compared."""
+    return and_(parked.c.consumer == consumer, parked.c.held_by == held_by)
+
+
+def _held(consumer: str, held_by: str) -> Select[int]:
+    """Select the numbers of the events that the circuit of a handler holds, in the order in which they are claimed."""
+    return select(parked.c.number).where(_is_held(consumer, held_by)).order_by(parked.c.claim, parked.c.number)
+
+
+def _holders(consumer: str) -> Select[str]:
+    """Select the handlers whose circuits hold events, with one look into the index for each handler.
+
+    Each step of the recursion looks up the first name after the name of the step before. `SELECT DISTINCT` would read
+    the index entries of all held events.
+    """
+    names = select(func.min(parked.c.held_by).label("name")).where(parked.c.consumer == consumer)
+    holders = names.where(parked.c.held_by.is_not(None)).cte("holders", recursive=True)
+    following = names.where(parked.c.held_by > holders.c.name).correlate(holders).scalar_subquery()
+    holders = holders.union_all(select(following).where(holders.c.name.is_not(None)))
+    return select(holders.c.name).where(holders.c.name.is_not(None))
+
+
 def _is_claimed(event: ParkedEvent) -> ColumnElement[bool]:
     return and_(parked.c.number == event.number, parked.c.claim == event.claim)
 
@@ -332,5 +384,8 @@ def _matches(which: ParkedFilter) -> ColumnElement[bool]:
     if which.since is not None:
         conditions.append(parked.c.parked_at >= which.since)
     if which.waiting is not None:
-        conditions.append(parked.c.due_at.is_not(None) if which.waiting else parked.c.due_at.is_(None))
+        waits = parked.c.due_at.is_not(None) | parked.c.held_by.is_not(None)
+        conditions.append(waits if which.waiting else ~waits)
+    if which.held_by is not None:
+        conditions.append(is_text(parked.c.held_by, which.held_by, longest=len(which.held_by)))
     return and_(literal(value=True), *conditions)

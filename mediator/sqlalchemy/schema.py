@@ -89,6 +89,7 @@ def _later_try_columns() -> list[Column[Any]]:
         Column("tries", Integer, nullable=False, server_default=text("0")),
         Column("last_start", String(8), nullable=False, server_default=LastStart.ENDED.value),
         Column("claim", Integer, nullable=False, server_default=text("0")),
+        Column("held_by", Text),
     ]
 
 
@@ -171,6 +172,7 @@ parked: Table = Table(
     UniqueConstraint("direction", "consumer", "source", "event_id", name="mediator_parked_once"),
     Index("mediator_parked_by_key", "consumer", "partition_key", "number"),
     _partial_index("mediator_parked_by_due", "consumer", "due_at", "number", condition="due_at IS NOT NULL"),
+    _partial_index("mediator_parked_held", "consumer", "held_by", "claim", "number", condition="held_by IS NOT NULL"),
     sqlite_autoincrement=True,
 )
 """Parked events (dead letters): incoming events that could not be handled, outgoing events that could not be published.
@@ -182,6 +184,8 @@ If `ordered` is 0, the group keeps no order, and the event stands alone although
 at which the consumer tries the event again by itself, in seconds since the epoch; NULL if the event waits for a person
 or for an earlier event of its key. `tries` counts the failed later tries. `last_start` has a value of `LastStart`.
 `claim` counts the claims of the event, so that a process notices that another process has claimed the event after it.
+`held_by` is the name of the handler class whose open circuit holds the event; NULL if no circuit holds the event. A held
+event has no `due_at`.
 """
 
 idempotency: Table = Table(

@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outbox import Erased
 from mediator.distributed.parking import refused_event
-from mediator.distributed.storable import is_storable
+from mediator.distributed.storable import LONGEST_TEXT, is_storable
 from mediator.sqlalchemy.database import MACHINE_TIME, SERVER_TIME
 from mediator.sqlalchemy.schema import ENVELOPE, archive, outbox, parked, row_of
 
@@ -41,9 +41,9 @@ def is_number(value: int) -> bool:
     return value in _NUMBERS
 
 
-def is_text(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
-    """Match the rows in which a column of at most 255 characters equals the given text."""
-    return column == value if is_storable(value) else false()
+def is_text(column: ColumnElement[Any], value: str, longest: int = LONGEST_TEXT) -> ColumnElement[bool]:
+    """Match the rows in which a column of at most `longest` characters equals the given text."""
+    return column == value if is_storable(value, longest) else false()
 
 
 def starts_with(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
