@@ -36,6 +36,7 @@ class Slots:
     def __init__(self, count: int) -> None:
         self._free = count
         self._queue: deque[Callable[[], None]] = deque()
+        self._is_granting = False
 
     def take(self) -> bool:
         """Take a free slot; return whether there was a free slot."""
@@ -52,11 +53,20 @@ class Slots:
             self._queue.append(granted)
 
     def give_back(self) -> None:
-        """Give a slot back. The slot goes to the first waiting caller of `ask`. If no caller waits, the slot is free."""
-        if self._queue:
-            self._queue.popleft()()
-        else:
-            self._free += 1
+        """Give a slot back. The slot goes to the first waiting caller of `ask`. If no caller waits, the slot is free.
+
+        A caller that needs the slot no longer gives the slot back when it is granted. The loop then grants the slot to
+        the next caller. Without the loop, hundreds of such callers would exceed the recursion limit.
+        """
+        self._free += 1
+        if self._is_granting:
+            return
+        self._is_granting = True
+        try:
+            while self._queue and self.take():
+                self._queue.popleft()()
+        finally:
+            self._is_granting = False
 
 
 _SLOT_SECONDS = 1.0
@@ -90,6 +100,8 @@ class Pull:
 
     `changed` is called when there may be something to request.
 
+    A paused pull sends no request, and keeps a slot only for a delivery that it holds or has requested.
+
     Attributes:
         ready: Whether the consumer is set up. After an error, the consumer has to be set up again.
         held: The deliveries that are not acknowledged yet.
@@ -110,13 +122,26 @@ class Pull:
     _has_more: bool = False
     _queued: bool = False
     _has_slot: bool = False
+    _is_paused: bool = False
 
     def wanted(self) -> int:
         """Return the number of deliveries to request now."""
         count = self._limit - len(self.held) - self._requested
-        if not self.ready or count <= 0 or (self._requested and count < self._limit // 2):
+        if self._is_paused or not self.ready or count <= 0 or (self._requested and count < self._limit // 2):
             return 0
         return count if self._may_ask() else 0
+
+    def pause(self) -> None:
+        """Request nothing until `resume` is called. Deliveries that are requested already are still accepted."""
+        self._is_paused = True
+        if not (self.held or self._requested):
+            self._give_back_slot()
+
+    def resume(self) -> None:
+        """Request deliveries again."""
+        if self._is_paused:
+            self._is_paused = False
+            self._changed()
 
     def request(self, count: int, now: float) -> bytes:
         """Return the body of a request for `count` deliveries, and count these deliveries as requested."""
@@ -191,7 +216,7 @@ class Pull:
     def _granted(self) -> None:
         self._queued = False
         self._has_slot = True
-        if not self.ready or self.held or self._requested:  # the slot is no longer needed
+        if self._is_paused or not self.ready or self.held or self._requested:  # the slot is no longer needed
             self._give_back_slot()
         self._changed()
 
@@ -260,6 +285,20 @@ class Puller:
         finally:
             forget_connects()
             forget_disconnects()
+
+    def pause(self) -> None:
+        """Send no more requests, also after an outage, until `resume` is called.
+
+        The broker may still answer the requests that it has. These requests ask for at most `limit` deliveries of each
+        consumer, and expire within seconds (see `PullTiming`).
+        """
+        for pull in self._pulls:
+            pull.pause()
+
+    def resume(self) -> None:
+        """Send requests again, at once."""
+        for pull in self._pulls:
+            pull.resume()
 
     async def leave(self) -> None:
         """Unsubscribe after `run` has ended, and pass on the deliveries that still arrive within about a second."""

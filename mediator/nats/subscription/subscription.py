@@ -123,6 +123,9 @@ class NatsEventSubscription(EventSubscription):
         Without an ordering, `prefetch` is divided among the streams (one for each domain). The share of a stream is at
         least 1. With `ordering="key"`, deliveries that exceed `prefetch` are handed back to the broker at once.
 
+        After `pause`, the broker may still answer the requests that it has: with at most `prefetch` deliveries within
+        5 s, or, with `ordering="key"`, with at most one delivery from each partition within 30 s.
+
         Raises:
             SettingError: An event type is not `<domain>.<name>`, there is no event type, `prefetch` is below 1, or the
                 ordering is unknown.
@@ -166,6 +169,7 @@ class NatsEventSubscription(EventSubscription):
             Puller(self.connection, group, limit, slots, deliveries.put)
             for group, limit in zip(groups, limits, strict=True)
         ]
+        deliveries.come_from(pullers)
         tasks = [start_detached(puller.run(), name="mediator nats puller") for puller in pullers]
         for task in tasks:
             task.add_done_callback(deliveries.ended)
@@ -191,6 +195,11 @@ class _NatsDeliveries(Deliveries):
         self._waiting: deque[NatsDelivery] = deque()
         self._arrived = asyncio.Event()
         self._failure: BaseException | None = None
+        self._pullers: Sequence[Puller] = ()
+
+    def come_from(self, pullers: Sequence[Puller]) -> None:
+        """Set the pullers that `pause` and `resume` act on."""
+        self._pullers = pullers
 
     async def next(self) -> Delivery:
         while not self._waiting:
@@ -201,6 +210,14 @@ class _NatsDeliveries(Deliveries):
         delivery = self._waiting.popleft()
         delivery.unread = False
         return delivery
+
+    def pause(self) -> None:
+        for puller in self._pullers:
+            puller.pause()
+
+    def resume(self) -> None:
+        for puller in self._pullers:
+            puller.resume()
 
     def put(self, delivery: NatsDelivery) -> None:
         self._waiting.append(delivery)

@@ -213,7 +213,157 @@ def test_a_delivery_reads_its_stream_position_with_and_without_a_domain(prefix: 
     assert found.stored_at.timestamp() == 1_700_000_000.5
 
 
+async def test_a_paused_pull_requests_nothing_and_still_accepts_what_was_requested() -> None:
+    changes: list[int] = []
+    pull = pull_of(4, changes=changes)
+    pull.resume()
+    assert changes == []  # there was no pause
+    ask(pull)
+    for _ in range(2):
+        pull.pause()
+    held = [delivery(pull, number) for number in range(4)]
+    assert [pull.accept(each) for each in held] == [True] * 4
+    for each in held:
+        await each.ack()
+    assert pull.wanted() == 0
+    count = len(changes)
+    pull.resume()
+    assert (len(changes), pull.wanted()) == (count + 1, 4)
+    pull.resume()
+    assert len(changes) == count + 1
+
+
+def test_a_paused_pull_requests_nothing_after_its_requests_end_and_its_consumer_is_set_up_again() -> None:
+    pull = pull_of(4)
+    ask(pull)
+    pull.pause()
+    pull.expired(status(**{"Nats-Pending-Messages": "3"}))
+    assert pull.wanted() == 0
+    pull.heard(0.0)
+    assert pull.is_silent(2.5)  # one delivery is requested still
+    pull.ready = False
+    pull.forget()
+    pull.ready = True
+    assert pull.wanted() == 0
+    assert not pull.is_silent(1000.0)
+    pull.resume()
+    assert pull.wanted() == 4
+
+
+def test_a_pull_that_is_resumed_while_a_request_is_open_requests_only_the_rest() -> None:
+    pull = pull_of(4)
+    ask(pull)
+    pull.pause()
+    for number in range(2):
+        one = delivery(pull, number)
+        pull.accept(one)
+        pull.settled(one)
+    pull.resume()
+    assert pull.wanted() == 2
+
+
 # The slots that partitions share.
+
+
+def granted_slot(slots: Slots) -> tuple[Pull, Pull]:
+    """Return a pull that gave its slot back, and a pull that got the slot and has not sent its request yet."""
+    busy, other = (pull_of(1, slots) for _ in range(2))
+    for pull in (busy, other):
+        ask(pull)
+    first = delivery(busy)
+    assert busy.accept(first)
+    assert not other.accept(delivery(other))
+    assert other.wanted() == 0
+    busy.settled(first)
+    assert not slots.take()
+    return busy, other
+
+
+def test_a_slot_without_a_request_is_given_back_at_a_pause_and_asked_for_again_after_it() -> None:
+    slots = Slots(1)
+    _, other = granted_slot(slots)
+    for _ in range(2):
+        other.pause()
+    assert [slots.take(), slots.take()] == [True, False]
+    assert other.wanted() == 0
+    other.resume()
+    assert other.wanted() == 0  # it has more, and waits for its turn
+    slots.give_back()
+    assert ask(other) == {"batch": 1, "expires": 1_000_000_000}
+
+
+def test_a_slot_that_is_granted_during_a_pause_goes_to_the_next_in_the_queue() -> None:
+    slots = Slots(1)
+    busy, paused, next_one = (pull_of(1, slots) for _ in range(3))
+    for pull in (busy, paused, next_one):
+        ask(pull)
+    first = delivery(busy)
+    assert busy.accept(first)
+    for pull in (paused, next_one):
+        assert not pull.accept(delivery(pull))
+        assert pull.wanted() == 0
+    paused.pause()
+    busy.settled(first)
+    assert next_one.wanted() == 1
+    assert not slots.take()
+    paused.resume()
+    assert paused.wanted() == 0
+    ask(next_one)
+    next_one.expired(status())
+    assert paused.wanted() == 1
+
+
+def test_a_pull_that_is_resumed_before_its_turn_keeps_its_place_in_the_queue() -> None:
+    slots = Slots(1)
+    busy, first, second = (pull_of(1, slots) for _ in range(3))
+    for pull in (busy, first, second):
+        ask(pull)
+    held = delivery(busy)
+    assert busy.accept(held)
+    for pull in (first, second):
+        assert not pull.accept(delivery(pull))
+        assert pull.wanted() == 0
+    first.pause()
+    first.resume()
+    busy.settled(held)
+    assert [first.wanted(), second.wanted()] == [1, 0]
+
+
+def test_a_paused_pull_keeps_a_slot_for_its_delivery_and_for_its_open_request_only() -> None:
+    slots = Slots(1)
+    pull = pull_of(1, slots)
+    ask(pull)
+    held = delivery(pull)
+    assert pull.accept(held)
+    pull.pause()
+    assert not slots.take()
+    pull.settled(held)
+    assert slots.take()
+    slots.give_back()
+    _, other = granted_slot(slots)
+    ask(other)
+    other.pause()
+    assert not slots.take()
+    one = delivery(other)
+    assert other.accept(one)  # the request took the slot
+    assert not slots.take()
+    other.settled(one)
+    assert [slots.take(), slots.take()] == [True, False]
+
+
+def test_a_slot_passes_any_number_of_pulls_that_do_not_need_it() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    pulls = [pull_of(1, slots) for _ in range(3000)]
+    for pull in pulls:
+        ask(pull)
+        assert not pull.accept(delivery(pull))
+        assert pull.wanted() == 0
+    for pull in pulls[:-1]:
+        pull.pause()
+    slots.give_back()
+    assert not slots.take()
+    assert pulls[-1].wanted() == 1
 
 
 def test_a_partition_with_a_backlog_queues_for_a_slot_and_idle_ones_request_at_any_time() -> None:
@@ -332,9 +482,10 @@ def test_a_partition_queues_for_a_slot_once() -> None:
     assert [slots.take(), slots.take()] == [True, False]
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ask", "come", "settle", "expire", "lose"])), max_size=60)
-)
+STEPS = ["ask", "come", "settle", "expire", "lose", "pause", "resume"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(STEPS)), max_size=60))
 def test_held_deliveries_never_exceed_the_slots_and_all_slots_are_free_in_the_end(steps: list[tuple[int, str]]) -> None:
     slots = Slots(2)
     pulls = [pull_of(1, slots) for _ in range(4)]
@@ -357,6 +508,8 @@ def test_held_deliveries_never_exceed_the_slots_and_all_slots_are_free_in_the_en
             pull.ready = False
             requested[number] = 0
             pull.forget()
+        elif what in {"pause", "resume"}:
+            getattr(pull, what)()
         assert sum(len(each.held) for each in pulls) <= 2
     for _ in range(3):
         for pull in pulls:

@@ -488,6 +488,141 @@ async def test_the_partitions_of_several_streams_share_the_slots() -> None:
         assert [sequence for _, sequence in broker.told(b"-NAK")] == ["4"]
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+@in_virtual_time
+async def test_a_paused_puller_requests_nothing_until_it_is_resumed_and_then_at_once(ordered: bool) -> None:
+    broker = Broker(TWO if ordered else DEFAULT_SETTINGS)
+    consumers = ["g-p0", "g-p1"] if ordered else ["g"]
+
+    def asked() -> int:
+        return sum(len(broker.requests(each)) for each in consumers)
+
+    async with pulling(broker, ordered=ordered, prefetch=4) as deliveries:
+        for again in (1, 2):
+            assert asked() == again * len(consumers)
+            deliveries.pause()
+            for each in consumers:
+                await broker.say("408", "Request Timeout", consumer=each)
+            await asyncio.sleep(60)
+            assert asked() == again * len(consumers)
+            began = now()
+            deliveries.resume()
+            await settle()
+            assert (asked(), now()) == ((again + 1) * len(consumers), began)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@in_virtual_time
+async def test_no_trouble_and_no_outage_makes_a_paused_puller_request_anything(ordered: bool) -> None:
+    broker = Broker(TWO if ordered else DEFAULT_SETTINGS)
+    consumers = ["g-p0", "g-p1"] if ordered else ["g"]
+    async with pulling(broker, ordered=ordered, prefetch=4) as deliveries:
+        deliveries.pause()
+        await broker.say("409", "Leadership Change", consumer=consumers[0])
+        await asyncio.sleep(20)  # the others are silent
+        assert [len(broker.requests(each)) for each in consumers] == [1] * len(consumers)
+        for client in (None, broker.serve(OfflineClient())):
+            broker.connection.lose()
+            await asyncio.sleep(5)
+            broker.client.published.clear()
+            looked = len((client or broker.client).requests)
+            broker.connection.reconnect(client=client)
+            await asyncio.sleep(20)
+            assert len(broker.client.requests) > looked  # the consumers are set up
+            assert broker.client.sent_to(NEXT) == []
+        deliveries.resume()
+        await settle()
+        assert [len(broker.requests(each)) for each in consumers] == [1] * len(consumers)
+        for sequence, each in enumerate(consumers, 1):
+            await broker.send(sequence, consumer=each)
+            assert (await taken(deliveries)).sequence == sequence
+
+
+@in_virtual_time
+async def test_a_puller_that_is_paused_before_it_is_set_up_requests_nothing() -> None:
+    broker = Broker()
+    broker.connection.lose()
+    async with pulling(broker) as deliveries:
+        deliveries.pause()
+        broker.connection.reconnect()
+        await asyncio.sleep(20)
+        assert broker.client.sent_to(NEXT) == []
+        assert broker.client.requests != []
+        deliveries.resume()
+        await settle()
+        assert [count for _, count, _ in broker.requests()] == [10]
+
+
+@in_virtual_time
+async def test_a_pause_during_the_requests_of_a_round_stops_the_rest_of_the_round() -> None:
+    broker = Broker(TWO)
+    async with pulling(broker, ordered=True) as deliveries:
+        for each in ("g-p0", "g-p1"):
+            await broker.say("408", "Request Timeout", consumer=each)
+
+        async def on_publish(_subject: str, _data: bytes, _reply: str, _headers: dict[str, str]) -> None:
+            deliveries.pause()
+
+        broker.client.on_publish = on_publish
+        await asyncio.sleep(20)
+        assert [len(broker.requests(each)) for each in ("g-p0", "g-p1")] == [2, 1]
+
+
+@in_virtual_time
+async def test_deliveries_that_were_requested_before_a_pause_are_returned_and_kept_alive_during_it() -> None:
+    broker = Broker()
+    async with pulling(broker, prefetch=3, ack_wait=9.0) as deliveries:
+        await broker.send(1)
+        held = await taken(deliveries)
+        deliveries.pause()
+        await broker.send(2)
+        await broker.send(3)
+        await asyncio.sleep(60)
+        beats = [at for at, sequence in broker.told(b"+WPI") if sequence == "2"]
+        assert max(later - earlier for earlier, later in itertools.pairwise(beats)) <= 4.1
+        assert len(beats) >= 18
+        await held.in_progress()
+        assert broker.told(b"+WPI")[-1][1] == "1"
+        await held.ack()
+        second, third = await taken(deliveries), await taken(deliveries)
+        assert (second.sequence, third.sequence) == (2, 3)
+        await second.nak(5.0)
+        await third.term("parked")
+        await asyncio.sleep(20)
+        assert len(broker.requests()) == 1
+        assert [sequence for _, sequence in broker.told(b'-NAK {"delay": 5000000000}')] == ["2"]
+        assert [sequence for _, sequence in broker.told(b"-NAK")] == []
+        deliveries.resume()
+        await settle()
+        assert [count for _, count, _ in broker.requests()] == [3, 3]
+
+
+@in_virtual_time
+async def test_all_streams_and_partitions_are_paused_and_get_their_slots_after_it() -> None:
+    broker = Broker(TWO)
+    broker.types = [TYPE, "billing.x"]
+    places = [(stream, f"g-p{number}") for stream in ("events-shop", "events-billing") for number in range(2)]
+    async with pulling(broker, ordered=True, prefetch=1) as deliveries:
+        for sequence, (stream, consumer) in enumerate(places, 1):
+            await broker.send(sequence, consumer=consumer, stream=stream)
+        held = await taken(deliveries)
+        assert [sequence for _, sequence in broker.told(b"-NAK")] == ["2", "3", "4"]
+        deliveries.pause()
+        await held.ack()
+        await asyncio.sleep(60)
+        assert [len(broker.requests(consumer, stream)) for stream, consumer in places] == [1] * 4
+        deliveries.resume()
+        waiting = dict(enumerate(places[1:], 2))
+        while waiting:
+            await settle()
+            [sequence] = [each for each, (stream, name) in waiting.items() if len(broker.requests(name, stream)) == 2]
+            stream, consumer = waiting.pop(sequence)
+            await broker.send(sequence, consumer=consumer, attempt=2, stream=stream)
+            delivery = await taken(deliveries)
+            assert (delivery.sequence, delivery.attempt) == (sequence, 2)
+            await delivery.ack()
+
+
 @in_virtual_time
 async def test_a_delivery_that_arrives_during_leaving_is_handed_back() -> None:
     broker = Broker()
