@@ -132,6 +132,12 @@ class ObservedDeliveries(Deliveries):
         delivery.ack, delivery.nak, delivery.term = acknowledge, hand_back, end  # type: ignore[method-assign]
         return delivery
 
+    def pause(self) -> None:
+        self._deliveries.pause()
+
+    def resume(self) -> None:
+        self._deliveries.resume()
+
 
 def lasting(seconds: float) -> Any:
     async def act(_event: OrderPlaced) -> None:
