@@ -12,6 +12,7 @@ from mediator.testing.conformance.subscription import (
     DeliveryConformance,
     ForeignMessagesConformance,
     KeyOrderingConformance,
+    PausingConformance,
     SubscriptionConformance,
 )
 from mediator.testing.conformance.suite import ConformanceSuite, needs
@@ -37,6 +38,7 @@ __all__ = [
     "LaterTriesConformance",
     "OutboxConformance",
     "ParkingConformance",
+    "PausingConformance",
     "PublisherConformance",
     "RefusedEventsConformance",
     "RequestCapability",
@@ -74,6 +76,7 @@ class TransportConformance(
     SubscriptionConformance,
     DeliveryConformance,
     KeyOrderingConformance,
+    PausingConformance,
     BrokerOutageConformance,
     ForeignMessagesConformance,
 ):

@@ -540,6 +540,103 @@ class KeyOrderingConformance(TransportSuite):
                 assert await reader.take_ids() == ["b"]
 
 
+_pausing = needs(TransportCapability.PAUSE)
+
+
+class PausingConformance(TransportSuite):
+    """A pause loses no event and changes no order. A subscription that cannot pause passes the cases without `PAUSE`.
+
+    With a `prefetch` of 1, a process that holds a delivery of a key has asked for no further event of the key.
+    """
+
+    @_pausing
+    async def test_a_paused_subscription_delivers_nothing_that_it_had_not_asked_for_before(self) -> None:
+        """The other process of the group gets all events, although the paused process waits in `next`."""
+        async with self.holding(event("first", "k")) as transport, self.reading(transport, prefetch=1) as paused:
+            held = await paused.hold_one()
+            paused.pause()
+            await held.ack()
+            async with paused.taking() as waiting:
+                async with self.reading(transport) as other, other.taking(20) as taking:
+                    await transport.store(*events(20, "k"))
+                    assert sorted(await taking, key=int) == [f"{n}" for n in range(20)]
+                assert not waiting.done()
+                paused.resume()
+                await transport.store(event("last", "k"))
+                assert await waiting == ["last"]
+
+    @_pausing
+    async def test_an_event_that_a_paused_process_hands_back_goes_to_another_process(self) -> None:
+        """The deliveries that a paused process holds are settled as usual."""
+        async with self.holding(event("a", "k")) as transport, self.reading(transport, prefetch=1) as paused:
+            held = await paused.hold_one()
+            paused.pause()
+            await held.in_progress()
+            await held.nak(0)
+            async with self.reading(transport) as other:
+                (again,) = await other.take()
+            assert (ids([again]), again.attempt) == (["a"], 2)
+
+    @needs(TransportCapability.PAUSE, TransportCapability.OUTAGE)
+    async def test_an_outage_does_not_end_a_pause(self) -> None:
+        """A paused process asks for no events after its connection was lost. After `resume`, it gets events again."""
+        async with (
+            self.holding(event("first", "k")) as transport,
+            self.reading(transport, prefetch=1, ack_wait=1.0) as paused,
+        ):
+            held = await paused.hold_one()
+            paused.pause()
+            await held.ack()
+            async with transport.outage():
+                pass
+            async with self.reading(transport, ack_wait=1.0) as other, paused.taking() as waiting:
+                for sent in events(20, "k"):
+                    async with other.taking() as taking:
+                        await transport.store(sent)
+                        await taking
+                assert not waiting.done()
+            paused.resume()
+            await transport.store(event("last", "k"))
+            while await paused.take_ids() != ["last"]:  # an event comes again if its acknowledgement was lost
+                pass
+
+    async def test_a_resumed_subscription_delivers_everything_and_in_order_per_key(self) -> None:
+        """Events that are stored during the pause are delivered once, during the pause or after `resume`."""
+        sent = [event(f"{n}", f"k{n % 4}") for n in range(24)]
+        async with self.holding(*sent[:8]) as transport, self.reading(transport) as reader:
+            taken = await reader.take_ids(2)
+            reader.pause()
+            async with reader.taking(22) as taking:
+                await transport.store(*sent[8:])
+                async with self.reading(transport, "other") as other:
+                    await other.take(24)  # by now, the broker has offered all events to each group
+                reader.resume()
+                taken += await taking
+            assert sorted(taken, key=int) == [each.id for each in sent]
+            assert self.ordering == "none" or in_order(taken, sent)
+
+    async def test_a_second_pause_and_a_resume_without_a_pause_change_nothing(self) -> None:
+        """One `resume` ends any number of pauses. A later `pause` works as the first one."""
+        async with self.opened() as transport, self.reading(transport) as reader:
+            reader.resume()
+            for number in range(3):
+                reader.pause()
+                reader.pause()
+                await transport.store(event(f"{number}", "k"))
+                reader.resume()
+                assert await reader.take_ids() == [f"{number}"]
+                reader.resume()
+
+    async def test_a_paused_subscription_that_closes_returns_unread_deliveries_to_the_broker(self) -> None:
+        """Other processes of the group get the returned deliveries at once, and not after `ack_wait`."""
+        async with self.holding(*apart(8)) as transport:
+            async with self.reading(transport, prefetch=8, ack_wait=60.0) as paused:
+                (first,) = await paused.take_ids()
+                paused.pause()
+            async with self.reading(transport, prefetch=8, ack_wait=60.0) as reader:
+                assert {first, *await reader.take_ids(7)} == {each.id for each in apart(8)}
+
+
 _ATTRIBUTES = {"specversion": "1.0", "id": "f1", "source": "legacy", "type": f"{TYPE}.v1"}
 
 _STRUCTURED = {"content-type": "application/cloudevents+json"}

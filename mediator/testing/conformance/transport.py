@@ -59,6 +59,14 @@ class Reader:
         self._deliveries = deliveries
         self._patience = patience
 
+    def pause(self) -> None:
+        """Pause the subscription."""
+        self._deliveries.pause()
+
+    def resume(self) -> None:
+        """Resume the subscription."""
+        self._deliveries.resume()
+
     async def hold(self, count: int = 1) -> list[Delivery]:
         """Return the next `count` deliveries, unacknowledged."""
         taken: list[Delivery] = []
@@ -88,6 +96,18 @@ class Reader:
     async def take_ids(self, count: int = 1) -> list[str]:
         """Take deliveries as `take` does, and return the ids of the delivered events."""
         return ids(await self.take(count))
+
+    @asynccontextmanager
+    async def taking(self, count: int = 1) -> AsyncGenerator[asyncio.Task[list[str]], None]:
+        """Take deliveries in a task during the block, and yield the task, which returns the ids."""
+        task = asyncio.ensure_future(self.take_ids(count))
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # the case has failed already, or does not need the deliveries
 
     async def nothing(self, seconds: float = 0.2) -> None:
         """Check that no delivery arrives within the given seconds."""
@@ -181,6 +201,8 @@ class TransportCapability(Enum):
     """The broker refuses events larger than `TransportUnderTest.largest`."""
     GROUP_OWNER = auto()
     """A group belongs to the first application that opens the group. A second application gets no events from the group."""
+    PAUSE = auto()
+    """A paused subscription leaves the events to the other processes of its group."""
 
 
 class TransportSuite(ConformanceSuite):
