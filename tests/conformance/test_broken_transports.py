@@ -23,6 +23,7 @@ from mediator.testing.conformance import (
 )
 from mediator.testing.memory import broker as broker_module
 from tests.conformance.transports import in_memory
+from tests.unit.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.thorough("runs the conformance suites once for each planted fault")
 
@@ -84,6 +85,33 @@ class OwnerlessSubscription(InMemoryEventSubscription):
         pass
 
 
+def pausing(**methods: Any) -> Callable[[], Any]:
+    """Return deliveries that pause in another way."""
+    return lambda: patch.multiple(broker_module._Deliveries, **methods)
+
+
+_next = broker_module._Deliveries.next
+
+
+async def lose_while_paused(self: Any) -> Any:
+    """Take the events that arrive during a pause, and neither return nor settle them."""
+    while self._is_paused:
+        self._group.changed.clear()
+        while self._group.take(ordered=self._ordered) is not None:
+            pass
+        await self._group.changed.wait()
+    return await _next(self)
+
+
+def pause_once_more(self: Any) -> None:
+    self._is_paused += 1
+
+
+def resume_once(self: Any) -> None:
+    self._is_paused -= bool(self._is_paused)
+    self._group.changed.set()
+
+
 def without_answer(name: str) -> Callable[[], Any]:
     """Return deliveries that do not send one kind of answer to the broker."""
 
@@ -112,6 +140,10 @@ BROKEN = [
     Broken("an acknowledgement is not sent", patched=without_answer("ack")),
     Broken("a handed back event is not redelivered", patched=without_answer("nak")),
     Broken("a terminated event is redelivered", patched=without_answer("term")),
+    Broken("events that arrive during a pause are lost", patched=pausing(next=lose_while_paused)),
+    Broken("a pause never ends", patched=pausing(resume=lambda _: None)),
+    Broken("a pause is claimed but does nothing", patched=pausing(pause=lambda _: None)),
+    Broken("two pauses need two resumes", patched=pausing(pause=pause_once_more, resume=resume_once)),
 ]
 
 
@@ -120,7 +152,7 @@ async def failures(broken: Broken) -> list[str]:
 
     class Suite(TransportConformance):
         capabilities = frozenset(TransportCapability) - {TransportCapability.SIZE_LIMIT}
-        patience = 1.0
+        patience = 5.0
 
         @asynccontextmanager
         async def opened(self) -> AsyncIterator[TransportUnderTest]:
@@ -134,7 +166,7 @@ async def failures(broken: Broken) -> list[str]:
 
     for name in Suite.cases():
         try:
-            async with asyncio.timeout(10):  # twice as long as the longest case takes
+            async with asyncio.timeout(60):  # virtual seconds, several times as long as the longest case takes
                 if broken.patched is None:
                     await getattr(Suite(), name)()
                 else:
@@ -146,8 +178,14 @@ async def failures(broken: Broken) -> list[str]:
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
+@in_virtual_time
 async def test_the_suite_rejects_a_transport_that_breaks_a_promise(broken: Broken) -> None:
     assert await failures(broken) != []
+
+
+@in_virtual_time
+async def test_the_suite_accepts_a_transport_that_keeps_all_promises() -> None:
+    assert await failures(Broken("none")) == []
 
 
 def test_each_suite_has_its_minimum_number_of_cases():
