@@ -42,11 +42,12 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
         "subject": event.subject,
         "sequence": event.sequence,
         "reason": str(event.reason),
-        "error_class": _class_of(event.error),
+        "error_class": class_of(event.error),
         "attempts": event.attempts,
         "parked_at": as_time(event.parked_at),
         "due_at": as_time(event.due_at),
         "tries": event.tries,
+        "held_by": event.held_by,
     }
     if whole:
         row |= {"error": event.error, "content_type": event.content_type, "extensions": dict(event.extensions)}
@@ -54,13 +55,18 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
     return row
 
 
-def _class_of(error: str) -> str:
+def class_of(error: str) -> str:
     """Return the class name at the beginning of an error text (`KeyError: 'x'` -> `KeyError`), or an empty text.
 
     The text after the class name is not shown, since this text may contain a part of the payload.
     """
     name, colon, _ = error.partition(": ")
     return name if colon and name.isidentifier() else ""
+
+
+def short_name(handler: str) -> str:
+    """Return the name of a handler class without its module. A name that was shortened keeps its dots."""
+    return handler.rpartition(".")[2] or handler
 
 
 def as_time(at: float | None) -> str | None:
@@ -89,8 +95,11 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def next_try(event: ParkedEvent, head: ParkedEvent | None) -> str:
     """Return when an event is tried next, given the first parked event of its key.
 
-    This is the time of a later try, `follows` for an event that was parked because of an earlier one, or `by hand`.
+    This is the time of a later try, `held by <handler>` for an event that an open circuit holds, `follows` for an event
+    that was parked because of an earlier one, or `by hand`.
     """
+    if event.held_by is not None:
+        return f"held by {short_name(event.held_by)}"
     follows = event.reason == ParkReason.KEY_PARKED and head is not None and head.number < event.number
     return as_time(event.due_at) or ("follows" if follows else "by hand")
 

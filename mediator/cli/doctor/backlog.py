@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, tuple_
 
 from mediator.cli.doctor.finding import Check, Finding, fault, found_or, ok, warning
 from mediator.cli.doctor.installation import Installation
+from mediator.cli.rows import as_time, class_of
 from mediator.distributed.parking import ParkReason
 from mediator.errors import SchemaError
 from mediator.sqlalchemy.engine import database_of
@@ -90,8 +91,34 @@ class _Group:
     due_at: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The events of one consumer that the open circuit of one handler holds.
+
+    Attributes:
+        handler: The name of the handler class, with its module.
+        count: The number of the held events.
+        since: When the first of them was parked, in seconds since the epoch. It may have failed before the circuit opened.
+        behind: The number of the events that are parked behind held events of their keys.
+        number: The number of the first held event.
+        error: The text of the error with which the first held event is stored.
+    """
+
+    consumer: str
+    handler: str
+    count: int
+    since: float
+    behind: int
+    number: int
+    error: str
+
+
 class Parked(Check):
-    """Checks the parked events of each database: events that wait for a later try, and events that wait for a person."""
+    """Checks the parked events of each database.
+
+    Events that wait for a later try, events that an open circuit holds, and events that wait for a person are counted
+    apart.
+    """
 
     name = "parked"
 
@@ -99,27 +126,55 @@ class Parked(Check):
         handled = {event_type for consumer in installation.consumers for event_type in consumer.event_types}
         for part in installation.databases:
             try:
-                groups = await _counted(part.value)
+                groups, held = await _counted(part.value), await _held(part.value)
             except SchemaError:
                 continue  # the check `Tables` reports the error
             findings = _findings(part.label, [group for group in groups if not group.waits], handled)
             waiting = _waiting(part.label, installation, [group for group in groups if group.waits])
+            holding = [_holding(part.label, each) for each in held]
             fine = ok("parked", part.label, "nothing is parked")
-            for finding in found_or([*waiting, *findings], fine):
+            for finding in found_or([*waiting, *holding, *findings], fine):
                 yield finding
 
 
 async def _counted(engine: Any) -> list[_Group]:
-    key = tuple_(parked.c.consumer, parked.c.partition_key)
-    keeps_order = and_(parked.c.partition_key.is_not(None), parked.c.ordered == 1)
-    moving = select(parked.c.consumer, parked.c.partition_key).where(parked.c.due_at.is_not(None), keeps_order)
-    follows = and_(parked.c.reason == ParkReason.KEY_PARKED, key.in_(moving))
-    waits = or_(parked.c.due_at.is_not(None), follows).label("waits")
-    each = select(parked.c.direction, parked.c.reason, parked.c.type, waits, parked.c.due_at).subquery()
+    """Count the events that no open circuit holds, and that are not parked behind a held event."""
+    is_due, is_held = parked.c.due_at.is_not(None), parked.c.held_by.is_not(None)
+    waits = or_(is_due, _follows(is_due)).label("waits")
+    left_out = case((is_due, 0), (or_(is_held, _follows(is_held)), 1), else_=0)
+    rows = select(parked.c.direction, parked.c.reason, parked.c.type, waits, parked.c.due_at).where(left_out == 0)
+    each = rows.subquery()
     names = (each.c.direction, each.c.reason, each.c.type, each.c.waits)
     counted = select(*names, func.count(), func.min(each.c.due_at)).group_by(*names).order_by(*names)
     async with database_of(engine).reader.connect() as connection:
         return [_Group(*row) for row in await connection.execute(counted)]
+
+
+def _follows(goes_on: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Match the events that are parked behind an event of their key to which a condition applies."""
+    keeps_order = and_(parked.c.partition_key.is_not(None), parked.c.ordered == 1)
+    keys = select(parked.c.consumer, parked.c.partition_key).where(goes_on, keeps_order)
+    key = tuple_(parked.c.consumer, parked.c.partition_key)
+    return and_(parked.c.reason == ParkReason.KEY_PARKED, key.in_(keys))
+
+
+async def _held(engine: Any) -> list[_Held]:
+    """Count the events that open circuits hold, for each consumer and handler."""
+    held, behind = parked.alias(), parked.alias()
+    is_behind = and_(
+        behind.c.consumer == held.c.consumer,
+        behind.c.partition_key == held.c.partition_key,
+        behind.c.reason == ParkReason.KEY_PARKED,
+        behind.c.due_at.is_(None),
+        held.c.ordered == 1,
+    )
+    names = (held.c.consumer, held.c.held_by)
+    numbers = (func.count(held.c.number.distinct()), func.min(held.c.parked_at), func.count(behind.c.number.distinct()))
+    counted = select(*names, *numbers, func.min(held.c.number).label("first")).outerjoin_from(held, behind, is_behind)
+    each = counted.where(held.c.held_by.is_not(None)).group_by(*names).subquery()
+    found = select(each, parked.c.error).join_from(each, parked, parked.c.number == each.c.first)
+    async with database_of(engine).reader.connect() as connection:
+        return [_Held(*row) for row in await connection.execute(found.order_by(each.c.consumer, each.c.held_by))]
 
 
 def _waiting(label: str, installation: Installation, groups: list[_Group]) -> Iterator[Finding]:
@@ -133,6 +188,22 @@ def _waiting(label: str, installation: Installation, groups: list[_Group]) -> It
         yield warning("parked-overdue", label, f"{text}, and the next one has been due for {-due_in:.0f} s", _RUN)
     else:
         yield ok("parked", label, f"{text}, the next one in {max(0.0, due_in):.0f} s")
+
+
+def _holding(label: str, held: _Held) -> Finding:
+    """Return a warning about the events that the open circuit of a handler holds."""
+    error = class_of(held.error)
+    text = (
+        f"{held.count:,} events of the group {held.consumer} are held, because the circuit of {held.handler} is open"
+        f"{f' ({error})' if error else ''}; the first one was parked at {as_time(held.since)}"
+    )
+    if held.behind:
+        text = f"{text}, and {held.behind:,} later events of their keys wait behind them"
+    remedy = (
+        f"Repair what the handler depends on; `mediator parked show {held.number}` has the whole error. A running consumer "
+        f"then goes on by itself, within about 30 s. `mediator parked replay {held.number}` tries the first event now."
+    )
+    return warning("parked-held", label, text, remedy)
 
 
 def _findings(label: str, groups: list[_Group], handled: set[str]) -> Iterator[Finding]:

@@ -109,10 +109,18 @@ def _selection(
     direction: Any,
     since: float | None,
     waiting: bool | None,
+    held_by: str | None,
     parking: str | None,
 ) -> Selection:
     which = ParkedFilter(
-        direction=direction, consumer=consumer, type=event_type, key=key, reason=reason, since=since, waiting=waiting
+        direction=direction,
+        consumer=consumer,
+        type=event_type,
+        key=key,
+        reason=reason,
+        since=since,
+        waiting=waiting,
+        held_by=held_by,
     )
     return Selection(which, parking)
 
@@ -137,6 +145,11 @@ selecting_parked: CommandDecorator = selecting(
         "--waiting/--not-waiting",
         default=None,
         help="Only events that their consumer tries again by itself, or only other events.",
+    ),
+    click.option(
+        "--held-by",
+        type=NAME,
+        help="Only events that the open circuit of this handler holds: the class with its module, as `show` names it.",
     ),
     click.option(
         "--parking", type=NAME, help="Only events in the parking of this provider, such as container.parking."

@@ -55,6 +55,15 @@ def waiting(event_id: str, order: str, key: str | None = "k", **changes: Any) ->
     return event(event_id, order, key, **{"reason": ParkReason.WAITING, "due_at": due_at, "tries": 2, **changes})
 
 
+HOLDER = "tests.adapters.cli.parking.parking_sample.Ship"
+
+
+def held(event_id: str, order: str, key: str | None = "k", **changes: Any) -> ParkedEvent:
+    """Return an event that the open circuit of a handler holds."""
+    given = {"reason": ParkReason.CIRCUIT_OPEN, "error": "ConnectionError: port 25", "attempts": 0, "held_by": HOLDER}
+    return event(event_id, order, key, **{**given, **changes})
+
+
 def outgoing(event_id: str, sequence: int) -> ParkedEvent:
     sent_by = {"direction": "out", "consumer": "", "source": "", "headers": {}}
     return event(event_id, event_id, None, reason=ParkReason.REFUSED, sequence=sequence, **sent_by)
@@ -221,6 +230,75 @@ def test_a_waiting_event_can_be_edited_and_discarded(application: Application):
     assert application.call("edit", 1, "--data", "-", "--yes", stdin='{"order": "good"}').exit_code == 0
     row = json.loads(application.call("show", 1, "--json").stdout)
     assert (row["data"], row["reason"], row["due_at"]) == ('{"order": "good"}', "waiting", "2096-10-02T07:06:40+00:00")
+
+    assert application.call("discard", 1, "--because", "test", "--yes").exit_code == 0
+    assert application.call("replay", "--key", "k", "--yes").exit_code == 0
+    assert (application.shipped, application.parked) == (["b"], [])
+
+
+def test_list_names_the_handler_whose_circuit_holds_an_event_in_place_of_the_next_try(application: Application):
+    application.park(held("1", "a"), event("2", "b", reason=ParkReason.KEY_PARKED), held("3", "c", None))
+    lines = application.call("list").stdout.splitlines()[1:]
+    assert [line.split("  ")[-1] for line in lines] == ["held by Ship", "follows", "held by Ship"]
+    assert lines[0].split()[5:8] == ["circuit-open", "ConnectionError", "0"]
+
+    rows = json.loads(application.call("list", "--json").stdout)
+    assert [(row["held_by"], row["next_try"]) for row in rows] == [
+        (HOLDER, "held by Ship"),
+        (None, "follows"),
+        (HOLDER, "held by Ship"),
+    ]
+
+
+def test_show_and_export_have_the_full_name_of_the_handler_that_holds_an_event(application: Application):
+    application.park(held("1", "a"))
+    assert {f"held_by: {HOLDER}", "reason: circuit-open", "due_at: "} <= {
+        *application.call("show", 1).stdout.splitlines()
+    }
+    for command in (("show", 1, "--json"), ("export",)):
+        assert json.loads(application.call(*command).stdout)["held_by"] == HOLDER
+
+
+def test_held_events_can_be_chosen_by_their_handler_and_as_events_that_are_tried_again(application: Application):
+    application.park(held("1", "a"), held("2", "b", None, held_by="shop.Pack"), waiting("3", "c", None))
+    application.park(event("4", "d", None))
+
+    def ids(*options: str) -> list[str]:
+        return [row["event_id"] for row in json.loads(application.call("list", "--json", *options).stdout)]
+
+    assert ids("--held-by", HOLDER) == ["1"]
+    assert ids("--held-by", "Ship") == []
+    assert ids("--waiting") == ["1", "2", "3"]
+    assert ids("--not-waiting") == ["4"]
+    assert ids("--reason", "circuit-open") == ["1", "2"]
+    assert application.call("discard", "--held-by", "shop.Pack", "--because", "test", "--yes").exit_code == 0
+    assert application.parked == ["1", "3", "4"]
+
+
+def test_a_held_event_is_replayed_at_once_and_the_events_behind_it_follow(application: Application):
+    application.park(held("1", "a"), event("2", "b", reason=ParkReason.KEY_PARKED), held("3", "c", None))
+    result = application.call("replay", "--held-by", HOLDER, "--yes")
+    assert (result.exit_code, application.shipped, application.parked) == (0, ["a", "b", "c"], [])
+
+
+def test_a_held_event_whose_replay_fails_is_still_held_with_the_new_error(application: Application):
+    application.park(held("1", "poison"))
+    assert application.call("replay", 1, "--yes").exit_code == 1
+    (row,) = json.loads(application.call("list", "--json").stdout)
+    assert (row["reason"], row["held_by"], row["due_at"], row["attempts"], row["error_class"]) == (
+        "circuit-open",
+        HOLDER,
+        None,
+        1,
+        "ValueError",
+    )
+
+
+def test_a_held_event_can_be_edited_and_discarded(application: Application):
+    application.park(held("1", "poison"), event("2", "b", reason=ParkReason.KEY_PARKED))
+    assert application.call("edit", 1, "--data", "-", "--yes", stdin='{"order": "good"}').exit_code == 0
+    row = json.loads(application.call("show", 1, "--json").stdout)
+    assert (row["data"], row["reason"], row["held_by"]) == ('{"order": "good"}', "circuit-open", HOLDER)
 
     assert application.call("discard", 1, "--because", "test", "--yes").exit_code == 0
     assert application.call("replay", "--key", "k", "--yes").exit_code == 0

@@ -378,6 +378,52 @@ async def test_events_that_are_tried_later_are_counted_apart_from_events_that_wa
     assert "2 events that came in are parked (handler-failed: 1, key-parked: 1)" in report.as_text()
 
 
+async def test_events_that_an_open_circuit_holds_are_a_warning_of_their_own_for_each_group_and_handler(
+    installed: dict[str, Any],
+):
+    held = {"held_by": "shipping.handlers.Prepare", "error": "ConnectionError: refused"}
+    rows = [
+        set_aside("in", "circuit-open", partition_key="k", parked_at=1_767_323_045.0, **held),
+        set_aside("in", "key-parked", partition_key="k"),
+        set_aside("in", "key-parked", partition_key="k"),
+        set_aside("in", "circuit-open", **held),
+        set_aside("in", "circuit-open", held_by="shipping.handlers.Pack", error="another process holds events"),
+    ]
+    await execute(installed["database"], *[insert(parked).values(row) for row in rows])
+    report = await doctor(installed)
+    assert found(report) == [("warning", "parked-held")] * 2
+    assert (report.status(), report.status(strict=True)) == (0, 1)
+    pack, prepare = [each for each in report.findings if each.name == "parked-held"]
+    assert prepare.text == (
+        "2 events of the group shipping are held, because the circuit of shipping.handlers.Prepare is open "
+        "(ConnectionError); the first one was parked at 2026-01-02T03:04:05+00:00, and 2 later events of their keys wait "
+        "behind them"
+    )
+    assert "the circuit of shipping.handlers.Pack is open; the first one was parked at " in pack.text
+    assert "`mediator parked show 1`" in prepare.remedy
+    assert "`mediator parked replay 1`" in prepare.remedy
+
+
+async def test_held_events_are_counted_apart_from_other_parked_events_and_are_not_overdue(installed: dict[str, Any]):
+    rows = [
+        set_aside("in", "circuit-open", partition_key="held", held_by="shipping.Prepare", parked_at=time.time() - 5000),
+        set_aside("in", "key-parked", partition_key="held"),
+        set_aside("in", "waiting", partition_key="due", due_at=time.time() + 30),
+        set_aside("in", "key-parked", partition_key="due"),
+        set_aside("in", "handler-failed", partition_key="failed"),
+        set_aside("in", "key-parked", partition_key="failed"),
+        set_aside("in", "handler-failed"),
+    ]
+    await execute(installed["database"], *[insert(parked).values(row) for row in rows])
+    report = await doctor(installed)
+    assert found(report) == [("warning", "parked-held"), ("warning", "parked-in")]
+    text = report.as_text()
+    assert "1 events of the group shipping are held" in text
+    assert "1 later events of their keys wait behind them" in text
+    assert "2 events wait for a later try of their consumer (key-parked: 1, waiting: 1), the next one in " in text
+    assert "3 events that came in are parked (handler-failed: 2, key-parked: 1)" in text
+
+
 async def alter(given: dict[str, Any], setting: str) -> None:
     url = given["database"]
     await execute(url, f'ALTER DATABASE "{url.rpartition("/")[2]}" SET {setting}')
