@@ -1,4 +1,4 @@
-"""The command line: `python -m tests.faults.scenarios relays|outage|ordered|poison|strangers`."""
+"""The command line: `python -m tests.faults.scenarios relays|outage|ordered|flaky|poison|strangers`."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from tests.faults.scenarios import ordered, outage, poison, relays, strangers
+from tests.faults.scenarios import flaky, ordered, outage, poison, relays, strangers
 from tests.faults.scenarios.report import Report
 from tests.faults.scenarios.site import Options, opened_site
 
@@ -17,6 +17,7 @@ SCENARIOS = {
     "relays": (relays.run, 50_000),
     "outage": (outage.run, 300_000),
     "ordered": (ordered.run, 10_000),
+    "flaky": (flaky.run, 5_000),
     "poison": (poison.run, 1_000),
     "strangers": (strangers.run, 100_000),
 }

@@ -46,7 +46,8 @@ class Settings(msgspec.Struct, frozen=True):
         name: The name of the process and of its connections to PostgreSQL.
         frozen_seconds: Seconds after which PostgreSQL takes the events from a frozen relay.
         ack_wait: Seconds for which the broker waits for an acknowledgement; `None` for the default.
-        retry_delays: The pauses before the further tries of an event; `None` for the default.
+        retry_delays: The pauses before the quick tries of an event; `None` for the default.
+        later_delays: The pauses before the later tries of an event.
         max_pending: The maximum number of pending events in the outbox.
         repaired: Whether handlers can handle the events that they refused before.
     """
@@ -58,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True):
     frozen_seconds: float = 10.0
     ack_wait: float | None = None
     retry_delays: list[float] | None = None
+    later_delays: list[float] = []
     max_pending: int | None = None
     repaired: bool = False
 
@@ -158,7 +160,7 @@ class KeepMoved(DistributedEventHandler[Moved]):
 
 async def misbehave(action: str) -> None:
     """Perform the action of an event on the process of its handler."""
-    if action == "broken":
+    if action == "broken" or (action == "flaky" and current_delivery().attempt <= 2):
         raise ValueError(action)
     if action == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -209,7 +211,7 @@ class KeeperContainer(containers.DeclarativeContainer):
     consumer = providers.Singleton(
         EventConsumer, subscription, inbox, unit_of_work.provider, mediator, parking=parking, ordering="key",
         retry_delays=config.retry_delays,
-        later_delays=(), drain_timeout=1.0,
+        later_delays=config.later_delays, drain_timeout=1.0,
     )  # fmt: skip
     keep = providers.Factory(KeepMoved, unit_of_work, config.repaired)
 

@@ -18,12 +18,12 @@ async def run(site: Site) -> None:
     keepers = [await site.start_keeper(f"keeper-{number}") for number in range(_CONSUMERS)]
     writers = await site.start_writers("--share", -(-site.options.events // site.options.writers), tasks=2)
     async with asyncio.TaskGroup() as group:
-        killing = group.create_task(_kill_repeatedly(site, keepers[0]))
+        killing = group.create_task(kill_repeatedly(site, keepers[0]))
         started = time.monotonic()
         await site.ended(writers)
         await site.until_relayed()
         site.report.progress("all events are in the stream")
-        await _until_kept(site, killing)
+        await until_kept(site)
         seconds = time.monotonic() - started
         killing.cancel()
     await site.stop([relay, *keepers[1:]])
@@ -31,7 +31,7 @@ async def run(site: Site) -> None:
     await _conclude(site, seconds)
 
 
-async def _kill_repeatedly(site: Site, keeper: Process) -> None:
+async def kill_repeatedly(site: Site, keeper: Process) -> None:
     rng, kills = random.Random(site.options.seed), 0
     while True:
         await site.until_logged(keeper, "consumer started", kills + 1)
@@ -42,7 +42,7 @@ async def _kill_repeatedly(site: Site, keeper: Process) -> None:
         await keeper.start()
 
 
-async def _until_kept(site: Site, killing: asyncio.Task[None]) -> None:
+async def until_kept(site: Site) -> None:
     """Wait until each written event has taken effect and the consumer was killed often enough."""
     told = 0.0
     total, kills = await site.written(), site.options.accidents

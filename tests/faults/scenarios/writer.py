@@ -30,6 +30,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--share", type=int, default=0, help="events in all; 0 until terminated")
     parser.add_argument("--keys", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--flaky", type=float, default=0.0, help="the share of events that fail twice")
     return parser.parse_args()
 
 
@@ -45,7 +46,8 @@ def commands(options: argparse.Namespace) -> Iterator[Move]:
         size = min(size, left) if options.share else size
         fails = rng.random() < _FAILING
         with_row = size == 1 and rng.random() > _INSERTING
-        yield Move(tuple(rng.choices(keys, k=size)), options.number, number, with_row, fails=fails)
+        action = "flaky" if options.flaky and rng.random() < options.flaky else ""
+        yield Move(tuple(rng.choices(keys, k=size)), options.number, number, with_row, action, fails=fails)
         left -= 0 if fails else size
         if options.share and left <= 0:
             return
