@@ -242,6 +242,11 @@ class Circuits:
         self._update_pause()
         return sorted(name for name in held if name not in self._circuits or not self._circuits[name].is_open)
 
+    @property
+    def may_let_go(self) -> bool:
+        """Whether a circuit has closed whose events are still held."""
+        return any(each.holds and not each.is_open for each in self._circuits.values())
+
     def due_probes(self) -> Sequence[HandlerCircuit]:
         """Return the circuits that hold events, and of which a probe may begin now."""
         return [each for each in self._circuits.values() if each.holds and each.probe_in == 0.0]

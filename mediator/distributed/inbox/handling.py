@@ -146,7 +146,7 @@ class Handling:
             if admission is Admission.NEW:
                 await failpoints.reach("consumer.after_insert")
                 pipeline = self._parts.mediator.registry.pipeline(self._event_class)
-                self.last_called = pipeline.handlers[0].cls
+                self.last_called = next((handler.cls for handler in pipeline.handlers), None)
                 check_awaited(await pipeline.call(event), event)
                 await failpoints.reach("consumer.after_handlers")
                 if self._conclude is not None:

@@ -5,7 +5,7 @@ key are parked behind it, and follow one after the other once it has succeeded.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,6 +42,8 @@ from mediator.transactions import Outcome
 
 _POLL_SECONDS = 5.0
 """Seconds after which a worker looks for due events again, in case another process has set one aside."""
+_LOOK_SECONDS = 1.0
+"""Seconds after which a worker looks again for events that circuits hold. It looks for due events before each try."""
 _LONGEST_WAIT = CLAIM_SECONDS / 2
 """The longest wait of a claimed event for the lock of this process, in seconds. The claim must not end meanwhile."""
 _MOST_INTERRUPTED = 10_000
@@ -74,6 +76,7 @@ class LaterTries:
         self._places = places
         self._drain_timeout = drain_timeout
         self._turn = asyncio.Lock()
+        self._next_look = 0.0
         self._interrupted: dict[int, Interruptions] = {}
 
     async def run(self) -> None:
@@ -97,7 +100,7 @@ class LaterTries:
         while True:
             parts.due.clear()
             try:
-                await self._let_go(parts.circuits.note_holders(await self._parking.holders(parts.group)))
+                await self._look_for_held()
                 due_in = await self._parking.due_in(parts.group)
             except Exception as error:
                 await self._after_failure("due events not found", error)
@@ -108,10 +111,14 @@ class LaterTries:
             # when a try ends here, the next event of its key may be due at once
             await pause_unless(parts.due, min([*pauses, _POLL_SECONDS]))
 
-    async def _let_go(self, handlers: Iterable[str]) -> None:
-        """Let held events of handlers that succeed again become due, a batch at a time."""
-        for handler in handlers:
-            count = await self._parking.let_go(self._parts.group, handler)
+    async def _look_for_held(self) -> None:
+        """Let a batch of the held events of each closed circuit become due. Look seldom, unless a circuit has just closed."""
+        circuits, group, now = self._parts.circuits, self._parts.group, asyncio.get_running_loop().time()
+        if now < self._next_look and not circuits.may_let_go:
+            return
+        self._next_look = now + _LOOK_SECONDS
+        for handler in circuits.note_holders(await self._parking.holders(group)):
+            count = await self._parking.let_go(group, handler)
             await failpoints.reach("circuit.after_let_go")
             self._parts.log.info("held events are due", handler=handler, count=count)
 
