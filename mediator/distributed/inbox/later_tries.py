@@ -112,7 +112,7 @@ class LaterTries:
             await pause_unless(parts.due, min([*pauses, _POLL_SECONDS]))
 
     async def _look_for_held(self) -> None:
-        """Let a batch of the held events of each closed circuit become due. Look seldom, unless a circuit has just closed."""
+        """Let a batch of the held events of each closed circuit become due. Look seldom, unless one has just closed."""
         circuits, group, now = self._parts.circuits, self._parts.group, asyncio.get_running_loop().time()
         if now < self._next_look and not circuits.may_let_go:
             return
