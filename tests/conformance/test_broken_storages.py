@@ -11,7 +11,7 @@ import pytest
 
 from mediator.distributed.inbox import Admission
 from mediator.distributed.outbox import OutboxBatch
-from mediator.distributed.parking import ParkedEvent, ParkReason
+from mediator.distributed.parking import ParkedEvent, ParkedFilter, ParkReason, behind_its_key
 from mediator.distributed.starts import Start
 from mediator.distributed.unit_of_work import StagedEvent, UnitOfWork
 from mediator.errors import EventIdConflictError, ParkedEventConflictError
@@ -138,10 +138,10 @@ class DroppingParking(InMemoryParking):
 class GreedyParking(InMemoryParking):
     """Claims events that a transaction has reserved."""
 
-    async def claim(self, consumer: str, /) -> ParkedEvent | None:
+    async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
         locks, self._database.locks = self._database.locks, {}
         try:
-            return await super().claim(consumer)
+            return await super().claim(consumer, held_by=held_by)
         finally:
             self._database.locks = locks
 
@@ -149,8 +149,8 @@ class GreedyParking(InMemoryParking):
 class RestlessParking(InMemoryParking):
     """Returns a claimed event to the next claim, too."""
 
-    async def claim(self, consumer: str, /) -> ParkedEvent | None:
-        claimed = await super().claim(consumer)
+    async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
+        claimed = await super().claim(consumer, held_by=held_by)
         if claimed is not None:
             self._database.tables["mediator_parked"][claimed.number] = replace(claimed, due_at=0.0)
         return claimed
@@ -237,6 +237,186 @@ class KeyedParking(InMemoryParking):
         return next((each for each in self.events if replace(each, ordered=True).ordering_key == key), None)
 
 
+class HoldIgnoringParking(InMemoryParking):
+    """Treats an event that a circuit holds as due."""
+
+    def _waiting(self, consumer: str) -> Sequence[tuple[float, ParkedEvent]]:
+        return [*super()._waiting(consumer), *((0.0, event) for event in self._held(consumer))]
+
+
+class StubbornParking(InMemoryParking):
+    """Probes the first held event again and again."""
+
+    async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
+        table = self._database.tables.setdefault("mediator_parked", {})
+        claims = {event.number: event.claim for event in self._held(consumer) if held_by is not None}
+        table.update({number: replace(table[number], claim=0) for number in claims})
+        claimed = await super().claim(consumer, held_by=held_by)
+        table.update({number: replace(table[number], claim=claim) for number, claim in claims.items()})
+        if claimed is not None and held_by is not None:
+            claimed = replace(claimed, claim=claims[claimed.number] + 1)
+            table[claimed.number] = claimed
+        return claimed
+
+
+class ClingingParking(InMemoryParking):
+    """Claims a held event, and lets the circuit hold it still."""
+
+    async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
+        claimed = await super().claim(consumer, held_by=held_by)
+        if claimed is not None:
+            claimed = replace(claimed, held_by=held_by)
+            self._database.tables["mediator_parked"][claimed.number] = claimed
+        return claimed
+
+
+class ForgettingClaimParking(InMemoryParking):
+    """Loses a held event when the process that claimed it dies: the event is never due again."""
+
+    async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
+        claimed = await super().claim(consumer, held_by=held_by)
+        if claimed is not None and held_by is not None:
+            claimed = replace(claimed, due_at=None)
+            self._database.tables["mediator_parked"][claimed.number] = claimed
+        return claimed
+
+
+class MixingParking(InMemoryParking):
+    """Probes the events that the circuits of other handlers hold, too."""
+
+    async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
+        claimed = await super().claim(consumer, held_by=held_by)
+        names = await self.holders(consumer) if held_by is not None else []
+        return await super().claim(consumer, held_by=names[0]) if claimed is None and names else claimed
+
+
+class CrowdingParking(InMemoryParking):
+    """Mixes up the held events of all consumers."""
+
+    def _held(self, consumer: str) -> Sequence[ParkedEvent]:
+        del consumer
+        return [event for event in self.events if event.held_by is not None]
+
+
+class ReleasingParking(InMemoryParking):
+    """Does not hold an event again after its probe has failed."""
+
+    async def postpone(self, event: ParkedEvent, /, **options: Any) -> None:
+        await super().postpone(event, **{**options, "held_by": None})
+
+
+class OvertakingParking(InMemoryParking):
+    """Holds an event although an earlier event of its key is parked."""
+
+    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
+        parked = await super().park(event, due_in=due_in)
+        stored = self.events[-1]
+        if parked and event.held_by is not None and stored.held_by is None:
+            self._database.tables["mediator_parked"][stored.number] = replace(event, number=stored.number)
+        return parked
+
+
+class HoldingKeysParking(InMemoryParking):
+    """Parks a held event behind an earlier event of its key, even in a group without order."""
+
+    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
+        keys = {each.partition_key for each in self.events if each.consumer == event.consumer} - {None}
+        behind = event.held_by is not None and event.partition_key in keys
+        return await super().park(behind_its_key(event) if behind else event, due_in=due_in)
+
+
+class ImpatientParking(InMemoryParking):
+    """Parks a held event without waiting for the replay of the last event of its key."""
+
+    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
+        locks, self._database.locks = self._database.locks, {}
+        try:
+            return await super().park(event, due_in=due_in)
+        finally:
+            self._database.locks = locks
+
+
+class GenerousParking(InMemoryParking):
+    """Lets all events go, whatever the limit."""
+
+    async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
+        return await super().let_go(consumer, held_by, limit=limit + 1000)
+
+
+class ReversingParking(InMemoryParking):
+    """Lets the last events go first."""
+
+    def _held(self, consumer: str) -> Sequence[ParkedEvent]:
+        return list(reversed(super()._held(consumer)))
+
+
+class TimelessParking(InMemoryParking):
+    """Lets events go that are never due."""
+
+    async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
+        held = [event for event in self._held(consumer) if event.held_by == held_by]
+        gone = await super().let_go(consumer, held_by, limit=limit)
+        for event in held[:gone]:
+            self._database.tables["mediator_parked"][event.number] = replace(event, held_by=None)
+        return gone
+
+
+class IntrudingParking(InMemoryParking):
+    """Lets events go that a transaction has reserved."""
+
+    async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
+        locks, self._database.locks = self._database.locks, {}
+        try:
+            return await super().let_go(consumer, held_by, limit=limit)
+        finally:
+            self._database.locks = locks
+
+
+class MiscountingParking(InMemoryParking):
+    """Returns the limit in place of the number of the events."""
+
+    async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
+        return limit if await super().let_go(consumer, held_by, limit=limit) else 0
+
+
+class RepeatingParking(InMemoryParking):
+    """Returns the name of a handler once for each event that its circuit holds."""
+
+    async def holders(self, consumer: str, /) -> Sequence[str]:
+        return sorted(event.held_by or "" for event in self._held(consumer))
+
+
+class ShufflingParking(InMemoryParking):
+    """Returns the names of the handlers in the order of their first events."""
+
+    async def holders(self, consumer: str, /) -> Sequence[str]:
+        return list(dict.fromkeys(event.held_by or "" for event in self._held(consumer)))
+
+
+class BlindParking(InMemoryParking):
+    """Counts held events among the events that wait for a person."""
+
+    async def find(self, which: ParkedFilter, /, **options: Any) -> Sequence[ParkedEvent]:
+        found = await super().find(replace(which, waiting=None), **options)
+        return [event for event in found if which.waiting in (None, event.due_at is not None)]
+
+
+class UnselectiveParking(InMemoryParking):
+    """Does not compare the handler of a filter."""
+
+    async def find(self, which: ParkedFilter, /, **options: Any) -> Sequence[ParkedEvent]:
+        return await super().find(replace(which, held_by=None), **options)
+
+
+class RewritingParking(InMemoryParking):
+    """Ends the hold of an event that is edited."""
+
+    async def edit(self, number: int, /, **options: Any) -> ParkedEvent:
+        edited = replace(await super().edit(number, **options), held_by=None)
+        self._database.tables["mediator_parked"][number] = edited
+        return edited
+
+
 @dataclass(frozen=True)
 class Broken:
     name: str
@@ -271,6 +451,26 @@ BROKEN = [
     Broken("all later events of a key are released", parking=FloodingParking),
     Broken("the release of the next event is forgotten", parking=HoldingParking),
     Broken("parked events of a group without order block each other", parking=KeyedParking),
+    Broken("a held event is due", parking=HoldIgnoringParking),
+    Broken("the same held event is probed each time", parking=StubbornParking),
+    Broken("a claimed event is still held", parking=ClingingParking),
+    Broken("the claim of a held event has no end", parking=ForgettingClaimParking),
+    Broken("an event that the circuit of another handler holds is probed", parking=MixingParking),
+    Broken("held events of all consumers are mixed up", parking=CrowdingParking),
+    Broken("an event whose probe failed is not held again", parking=ReleasingParking),
+    Broken("a held event overtakes an earlier event of its key", parking=OvertakingParking),
+    Broken("a held event of a group without order waits for its key", parking=HoldingKeysParking),
+    Broken("a held event is parked during a replay of its key", parking=ImpatientParking),
+    Broken("more events are let go than allowed", parking=GenerousParking),
+    Broken("the last held events are let go first", parking=ReversingParking),
+    Broken("events that are let go are not due", parking=TimelessParking),
+    Broken("a reserved event is let go", parking=IntrudingParking),
+    Broken("the events that are let go are not counted", parking=MiscountingParking),
+    Broken("the holders have duplicates", parking=RepeatingParking),
+    Broken("the holders are not sorted", parking=ShufflingParking),
+    Broken("held events seem to wait for a person", parking=BlindParking),
+    Broken("a filter ignores the handler whose circuit holds an event", parking=UnselectiveParking),
+    Broken("an edit ends the hold", parking=RewritingParking),
     Broken("a parked event of a group without order blocks arriving events", inbox=KeyedInbox),
 ]
 

@@ -3,7 +3,7 @@
 from mediator.testing.conformance.container import ContainerCapability, ContainerConformance, SampleApplication
 from mediator.testing.conformance.inbox import InboxConformance
 from mediator.testing.conformance.outbox import DelayedEventsConformance, OutboxConformance, RefusedEventsConformance
-from mediator.testing.conformance.parking import LaterTriesConformance, ParkingConformance
+from mediator.testing.conformance.parking import HeldEventsConformance, LaterTriesConformance, ParkingConformance
 from mediator.testing.conformance.publisher import PublisherConformance
 from mediator.testing.conformance.requests import RequestCapability, RequestConformance, RequestsUnderTest
 from mediator.testing.conformance.storage import StorageCapability, StorageUnderTest
@@ -33,6 +33,7 @@ __all__ = [
     "DeliveryConformance",
     "DurabilityConformance",
     "ForeignMessagesConformance",
+    "HeldEventsConformance",
     "InboxConformance",
     "KeyOrderingConformance",
     "LaterTriesConformance",
@@ -66,6 +67,7 @@ class StorageConformance(
     InboxConformance,
     ParkingConformance,
     LaterTriesConformance,
+    HeldEventsConformance,
     DurabilityConformance,
 ):
     """All cases that a storage must pass. To test only one part of an adapter, subclass the suite for that part."""

@@ -1,4 +1,4 @@
-"""The conformance suites for parked events: ParkingConformance, and LaterTriesConformance for later tries."""
+"""The conformance suites for parked events: ParkingConformance, LaterTriesConformance and HeldEventsConformance."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -30,6 +30,9 @@ from mediator.testing.conformance.storage import (
 from mediator.testing.conformance.suite import failing, needs
 from mediator.testing.memory import InMemoryDatabase, InMemoryUnitOfWork
 
+HANDLER = "app.handlers.Charge"
+"""The handler whose circuit is open."""
+
 
 class ParkingConformance(StorageSuite):
     """The promises about parked events. A replay reserves an event, runs its handlers, and removes the event."""
@@ -40,6 +43,7 @@ class ParkingConformance(StorageSuite):
             parked = [
                 parked_event("1"),
                 parked_event("2", ordered=False, due_at=2000.5, tries=3, last_start=LastStart.ALONE, claim=4),
+                _held_event("3", held_by="h\u20ac" * 200),
             ]
             numbers = await park(storage, *parked)
             stored = [replace(event, number=number) for event, number in zip(parked, numbers, strict=True)]
@@ -317,7 +321,8 @@ class ParkingConformance(StorageSuite):
         async with self.opened() as storage:
             await park(storage, parked_event("1"))
             for text in ("a\0b", "\udcff", "x" * 10_000):
-                for which in ParkedFilter(consumer=text), ParkedFilter(type=text), ParkedFilter(key=text):
+                for name in ("consumer", "type", "key", "held_by"):
+                    which = ParkedFilter(**{name: text})
                     assert await storage.parking.find(which) == []
                     assert await storage.parking.count(which) == 0
             for number in (0, -1, 2**63, 10**30):
@@ -564,6 +569,244 @@ class LaterTriesConformance(StorageSuite):
             assert await ids(storage, ParkedFilter(waiting=True)) == ["2", "4"]
             assert await ids(storage, ParkedFilter(waiting=False)) == ["1", "3"]
             assert await storage.parking.count(ParkedFilter(waiting=True, consumer=GROUP)) == 2
+
+
+class HeldEventsConformance(StorageSuite):
+    """The promises about parked events that the open circuit of a handler holds until a call of the handler succeeds."""
+
+    async def test_a_held_event_is_not_due(self) -> None:
+        """`claim` without a handler returns no held event, and `due_in` does not count them."""
+        async with self.opened() as storage:
+            await park(storage, _held_event("1"))
+            (held,) = await storage.parking.find(ALL)
+            assert (held.held_by, held.due_at, held.waits) == (HANDLER, None, True)
+            assert await storage.parking.claim(GROUP) is None
+            assert await storage.parking.due_in(GROUP) is None
+
+    async def test_the_held_event_that_was_claimed_least_is_the_next_probe(self) -> None:
+        """Among events that were claimed equally often, the event with the smallest number is claimed."""
+        async with self.opened() as storage:
+            claims = {"1": 2, "2": 0, "3": 1, "4": 0}
+            await park(storage, *(_held_event(event_id, claim=claim) for event_id, claim in claims.items()))
+            probes = [await _probe(storage) for _ in range(3)]
+            assert [(event.event_id, event.claim) for event in probes] == [("2", 1), ("4", 1), ("3", 2)]
+            for event in reversed(probes):
+                await _hold(storage, event)
+            assert [(await _probe(storage)).event_id for _ in range(4)] == ["2", "4", "1", "3"]
+            assert await storage.parking.claim(GROUP, held_by=HANDLER) is None
+
+    async def test_a_probe_is_an_event_of_its_consumer_and_handler(self) -> None:
+        """Events of other consumers, events that other circuits hold, and events that no circuit holds are left out."""
+        async with self.opened() as storage:
+            await park(storage, _waiting_event("1"), parked_event("2", None), _held_event("3", held_by="app.Other"))
+            await park(storage, _held_event("4", consumer="other"))
+            assert await storage.parking.claim(GROUP, held_by=HANDLER) is None
+            await park(storage, _held_event("5"))
+            assert (await _probe(storage)).event_id == "5"
+
+    async def test_a_claim_ends_the_hold(self) -> None:
+        """The claimed event is due again after `CLAIM_SECONDS`, in case the process dies."""
+        async with self.opened() as storage:
+            await park(storage, _held_event("1"))
+            probe = await _probe(storage)
+            assert (probe.held_by, probe.claim, probe.reason) == (None, 1, ParkReason.CIRCUIT_OPEN)
+            assert await storage.parking.get(probe.number) == probe
+            assert await storage.parking.claim(GROUP, held_by=HANDLER) is None
+            assert await storage.parking.claim(GROUP) is None
+            assert CLAIM_SECONDS - 30 < (await storage.parking.due_in(GROUP) or 0) <= CLAIM_SECONDS
+            assert await storage.parking.let_go(GROUP, HANDLER) == 0
+
+    async def test_two_probes_at_the_same_time_are_different_events(self) -> None:
+        """Any number of processes may claim."""
+        async with self.opened() as storage:
+            await park(storage, _held_event("1"), _held_event("2"))
+            probes = await asyncio.gather(_probe(storage), _probe(storage))
+            assert sorted(event.event_id for event in probes) == ["1", "2"]
+
+    async def test_a_failed_probe_is_held_again(self) -> None:
+        """`postpone` with `held_by` holds the event. With `started=False` and `failed=False` it costs no attempt."""
+        async with self.opened() as storage:
+            await park(storage, _held_event("1", attempts=3))
+            probe = await _probe(storage)
+            await storage.parking.start(probe, 8)
+            await _hold(storage, probe, error="OSError: away")
+            held = await storage.parking.get(probe.number)
+            assert (held.held_by, held.due_at, held.reason) == (HANDLER, None, ParkReason.CIRCUIT_OPEN)
+            assert (held.attempts, held.tries, held.claim, held.error) == (3, 0, 1, "OSError: away")
+            assert await storage.parking.claim(GROUP) is None
+            assert await storage.parking.due_in(GROUP) is None
+            assert (await _probe(storage)).claim == 2
+
+    async def test_an_event_that_came_due_can_be_held(self) -> None:
+        """The consumer holds the claimed event. An event that is postponed without `held_by` is not held."""
+        async with self.opened() as storage:
+            await park(storage, _waiting_event("1"))
+            await _hold(storage, await _claim(storage))
+            assert await storage.parking.holders(GROUP) == [HANDLER]
+            await storage.parking.postpone(await _probe(storage), due_in=0)
+            assert await storage.parking.holders(GROUP) == []
+            assert (await _claim(storage)).held_by is None
+
+    async def test_a_lost_claim_holds_nothing(self) -> None:
+        """`postpone` raises `ClaimLostError`, and the event stays as the later claim has left it."""
+        async with self.opened() as storage:
+            await park(storage, _held_event("1"))
+            lost = await _probe(storage)
+            await _hold(storage, lost)
+            event = await _probe(storage)
+            with failing(ClaimLostError):
+                await _hold(storage, lost)
+            assert await storage.parking.get(event.number) == event
+
+    async def test_a_held_event_is_parked_behind_an_earlier_event_of_its_key(self) -> None:
+        """The event is parked as `KEY_PARKED`, and no circuit holds it."""
+        for earlier in _held_event("1", "k"), parked_event("1"):
+            async with self.opened() as storage:
+                await park(storage, earlier, _held_event("2", "k"))
+                first, second = await storage.parking.find(ALL)
+                assert first.held_by == earlier.held_by
+                assert (second.reason, second.held_by, second.due_at) == (ParkReason.KEY_PARKED, None, None)
+
+    async def test_a_held_event_waits_for_no_event_of_another_ordering_key(self) -> None:
+        """Events of other keys or consumers, without a key, of groups without order, and outgoing events are others."""
+        async with self.opened() as storage:
+            await park(storage, parked_event("1", "other"), parked_event("2", consumer="other"))
+            await park(storage, parked_event("3", ordered=False), parked_event("4", None))
+            async with storage.transaction() as unit_of_work:
+                await storage.parking.append(unit_of_work, parked_event("5", direction="out"))
+            await park(storage, _held_event("6", "k"), _held_event("7"), _held_event("8", "k", ordered=False))
+            await park(storage, _held_event("9", "other", ordered=False))
+            assert await ids(storage, ParkedFilter(held_by=HANDLER)) == ["6", "7", "8", "9"]
+
+    async def test_parking_a_held_event_waits_for_a_replay_of_the_last_event_of_its_key(self) -> None:
+        """The event is held if the replay commits, and parked behind its key if the replay rolls back."""
+        for commits in (True, False):
+            async with self.opened() as storage:
+                (number,) = await park(storage, parked_event("1"))
+                parking = storage.parking.park(_held_event("2", "k"))
+                assert await _during_a_replay(storage, number, parking, commits=commits) is True
+                held = (await storage.parking.find(ALL))[-1]
+                assert held.event_id == "2"
+                assert held.held_by == (HANDLER if commits else None)
+
+    async def test_an_arriving_event_is_parked_behind_a_held_event_of_its_key(self) -> None:
+        """When the probe has succeeded, the arriving event is due."""
+        async with self.opened() as storage:
+            await park(storage, _held_event("1", "k"))
+            await _arrive(storage, partial(asyncio.sleep, 0))
+            await park(storage, _key_parked("3"))
+            probe = await _probe(storage)
+            await _take_and_release(storage, probe.number)
+            assert (await _claim(storage)).event_id == "2"
+            assert await storage.parking.claim(GROUP) is None
+
+    async def test_the_events_with_the_smallest_numbers_are_let_go_first(self) -> None:
+        """`let_go` returns the number of the events. They are due at once, and no circuit holds them."""
+        async with self.opened() as storage:
+            claims = {"1": 1, "2": 0, "3": 2, "4": 0, "5": 0}
+            numbers = await park(storage, *(_held_event(event_id, claim=claim) for event_id, claim in claims.items()))
+            assert await storage.parking.let_go(GROUP, HANDLER, limit=2) == 2
+            assert await ids(storage, ParkedFilter(held_by=HANDLER)) == ["3", "4", "5"]
+            assert await storage.parking.due_in(GROUP) == 0
+            assert await storage.parking.let_go(GROUP, HANDLER, limit=2) == 2
+            assert [await storage.parking.let_go(GROUP, HANDLER, limit=2) for _ in range(2)] == [1, 0]
+            assert [(await _claim(storage)).event_id for _ in claims] == ["1", "2", "3", "4", "5"]
+            assert [(await storage.parking.get(number)).claim for number in numbers] == [2, 1, 3, 1, 1]
+
+    async def test_only_the_events_that_the_circuit_of_the_handler_holds_are_let_go(self) -> None:
+        """Events of other consumers or handlers, and events that wait for a time or for a person, are not changed."""
+        async with self.opened() as storage:
+            others = _held_event("1", held_by="app.Other"), _held_event("2", consumer="other"), parked_event("3", None)
+            await park(storage, *others, _waiting_event("4", due_at=5e9), _key_parked("5"))
+            before = await storage.parking.find(ALL)
+            await park(storage, _held_event("6"))
+            assert await storage.parking.let_go(GROUP, HANDLER) == 1
+            assert (await storage.parking.find(ALL))[:-1] == before
+            assert (await _claim(storage)).event_id == "6"
+            assert await storage.parking.claim(GROUP) is None
+
+    async def test_two_processes_that_let_events_go_at_the_same_time_let_each_event_go_once(self) -> None:
+        """The sum of the returned numbers is the number of the events."""
+        async with self.opened() as storage:
+            await park(storage, *(_held_event(f"{number}") for number in range(6)))
+            letting_go = (storage.parking.let_go(GROUP, HANDLER, limit=6) for _ in range(2))
+            counts = list(await asyncio.gather(*letting_go))
+            while gone := await storage.parking.let_go(GROUP, HANDLER, limit=6):
+                counts.append(gone)
+            assert sum(counts) == 6
+            assert await storage.parking.holders(GROUP) == []
+
+    @needs(StorageCapability.SEVERAL_WRITERS)
+    async def test_a_reserved_event_is_neither_probed_nor_let_go(self) -> None:
+        """Neither call waits for the transaction. After a rollback, the event is still held."""
+        for commits in (True, False):
+            async with self.opened() as storage:
+                reserved, *_ = await park(storage, *map(_held_event, "123"))
+                async with _paused(partial(_replay, storage, reserved, reserves=True, commits=commits)):
+                    assert (await _probe(storage)).event_id == "2"
+                    assert await storage.parking.let_go(GROUP, HANDLER, limit=2) == 1
+                    assert (await _claim(storage)).event_id == "3"
+                    assert await storage.parking.claim(GROUP, held_by=HANDLER) is None
+                assert await storage.parking.let_go(GROUP, HANDLER) == (0 if commits else 1)
+
+    async def test_the_holders_are_the_handlers_whose_circuits_hold_events_of_the_consumer(self) -> None:
+        """The names are sorted, and each name is returned once."""
+        async with self.opened() as storage:
+            assert await storage.parking.holders(GROUP) == []
+            names = ("b.B", "a.A", "B", "b.B", "a.A", "a_a", "\u00e4")
+            await park(storage, *(_held_event(f"{number}", held_by=name) for number, name in enumerate(names)))
+            await park(storage, _held_event("x", held_by="x.X", consumer="other"), parked_event("y"))
+            assert await storage.parking.holders(GROUP) == sorted(set(names))
+            assert await storage.parking.holders("other") == ["x.X"]
+            for name in sorted(set(names)):
+                await storage.parking.let_go(GROUP, name)
+                assert name not in await storage.parking.holders(GROUP)
+            assert await storage.parking.holders(GROUP) == []
+            await storage.parking.claim("other", held_by="x.X")
+            assert await storage.parking.holders("other") == []
+
+    async def test_an_edit_or_a_failed_replay_of_a_held_event_keeps_the_hold(self) -> None:
+        """The event is replayed and discarded as any other parked event."""
+        async with self.opened() as storage:
+            edited, discarded, replayed = await park(storage, *map(_held_event, "123"))
+            await storage.parking.edit(edited, data=b"new")
+            await storage.parking.note_failure(edited, ValueError("no"))
+            assert (await storage.parking.discard(discarded)).held_by == HANDLER
+            assert (await take(storage, replayed)).held_by == HANDLER
+            assert await ids(storage, ParkedFilter(held_by=HANDLER)) == ["1"]
+            probe = await _probe(storage)
+            assert (probe.number, probe.data) == (edited, b"new")
+
+    async def test_a_filter_finds_held_events(self) -> None:
+        """`held_by` selects the events that the circuit of a handler holds. `waiting=True` selects all held events too."""
+        async with self.opened() as storage:
+            await park(storage, _held_event("1"), parked_event("2"), _held_event("3", held_by="app.Other"))
+            await park(storage, _waiting_event("4"), _held_event("5", consumer="other"))
+            assert await ids(storage, ParkedFilter(held_by=HANDLER)) == ["1", "5"]
+            assert await ids(storage, ParkedFilter(held_by=HANDLER, consumer=GROUP)) == ["1"]
+            assert await storage.parking.count(ParkedFilter(held_by="app.Other")) == 1
+            assert await ids(storage, ParkedFilter(waiting=True)) == ["1", "3", "4", "5"]
+            assert await ids(storage, ParkedFilter(waiting=False)) == ["2"]
+            assert await storage.parking.count(ParkedFilter(held_by=HANDLER, waiting=False)) == 0
+
+
+def _held_event(event_id: str, key: str | None = None, *, held_by: str = HANDLER, **changes: Any) -> ParkedEvent:
+    """Return a parked event that the circuit of a handler holds."""
+    return parked_event(event_id, key, reason=ParkReason.CIRCUIT_OPEN, held_by=held_by, **changes)
+
+
+async def _probe(storage: StorageUnderTest) -> ParkedEvent:
+    claimed = await storage.parking.claim(GROUP, held_by=HANDLER)
+    assert claimed is not None
+    return claimed
+
+
+async def _hold(storage: StorageUnderTest, event: ParkedEvent, *, error: str | None = None) -> None:
+    """Let the circuit hold a claimed event, as after a probe that failed."""
+    open_circuit = ParkReason.CIRCUIT_OPEN
+    await storage.parking.postpone(
+        event, due_in=None, reason=open_circuit, error=error, started=False, failed=False, held_by=HANDLER
+    )
 
 
 def _waiting_event(event_id: str, *, due_at: float | None = 1000.0, **changes: Any) -> ParkedEvent:

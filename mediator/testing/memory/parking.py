@@ -63,8 +63,8 @@ class InMemoryParking(Parking):
         database = self._database
         database.check_available()
         entry = (event.consumer, event.source, event.event_id)
-        while entry in database.recording:
-            await database.recording[entry][1].wait()
+        while busy := database.recording.get(entry) or database.locks.get(_lock_of(event)):
+            await busy[1].wait()
         if entry in database.inbox:
             return False
         database.inbox.add(entry)
