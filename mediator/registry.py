@@ -245,7 +245,8 @@ class Registry:
         behaviors = self._behaviors_of(message_type, handlers)
         around_each = self._applicable(NotificationPipelineBehavior, message_type, handlers)
         calls = [self._around(around_each, handler) for handler in handlers]
-        if len(calls) > 1 and not issubclass(message_type, Notification):  # a delivered event: which handler failed?
+        is_event = not issubclass(message_type, Notification)
+        if is_event and len(handlers) > 1:  # the consumer needs to know which of the handlers failed
             calls = [noting_link(handler.cls, call) for handler, call in zip(handlers, calls, strict=True)]
         around = behaviors
         if strategy.scope_per_handler:

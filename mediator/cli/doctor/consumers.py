@@ -132,7 +132,11 @@ def _pace(label: str, state: ConsumerState, lag: int) -> Iterator[Finding]:
     if state.paused:
         yield warning("consumer-paused", label, f"the consumer is paused; {done}", "Run `nats consumer resume`.")
     elif state.pending > 0 and state.waiting == 0 and state.unacknowledged == 0:
-        yield warning("consumer-idle", label, f"no process consumes; {done}", "Start `mediator run MODULE:NAME`.")
+        remedy = (
+            "Start `mediator run MODULE:NAME`. If it runs, a circuit may have paused it until a dependency answers again: "
+            "see `parked-held`."
+        )
+        yield warning("consumer-idle", label, f"no process consumes; {done}", remedy)
     elif state.pending > lag:
         yield warning("consumer-lag", label, done, "Run more processes, or raise `concurrency`.")
 
