@@ -77,6 +77,8 @@ class ParkedEvent:
         claim: The number of times that a consumer has claimed the event. It tells a claim from a later claim.
         held_by: The handler whose open circuit holds the event, by the name of its class; `None` if no circuit holds it.
             A held event has no `due_at`. The consumer tries it again when a call of the handler has succeeded.
+        asked_at: When the handlers of the event first asked to be called later (`RetryLater`), in seconds since the epoch,
+            by the clock of the database; `None` if they have not asked.
     """
 
     direction: Direction
@@ -103,6 +105,7 @@ class ParkedEvent:
     last_start: LastStart = LastStart.ENDED
     claim: int = 0
     held_by: str | None = None
+    asked_at: float | None = None
 
     @property
     def waits(self) -> bool:
@@ -229,13 +232,13 @@ class Parking(ABC):
     """
 
     @abstractmethod
-    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
+    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None, asked: bool = False) -> bool:
         """Park an incoming event and record the event in the inbox, both in a new transaction, and return true.
 
         With `due_in`, the event is due after this many seconds, and its consumer then claims it. If the event has already
         taken effect or is already parked, change nothing and return false. An event with `held_by` is held by the circuit
         of that handler; but if an earlier event of its ordering key is parked, it is parked behind that event instead, as
-        `KEY_PARKED`.
+        `KEY_PARKED`. With `asked`, the handlers of the event have asked to be called later.
         """
 
     @abstractmethod
@@ -333,6 +336,7 @@ class Parking(ABC):
         failed: bool = True,
         ended: bool = True,
         held_by: str | None = None,
+        asked: bool = False,
     ) -> None:
         """End a start of a claimed event whose handlers did not succeed. Later tries go on after `due_in` seconds.
 
@@ -345,6 +349,7 @@ class Parking(ABC):
             failed: Whether the pause counts in `tries`.
             ended: `False` if the handlers were not started, so that a suspect stays a suspect.
             held_by: The handler whose circuit holds the event from now on. `due_in` is `None` then.
+            asked: Whether the handlers have asked to be called later. The time of the first such call is kept.
 
         Raises:
             ClaimLostError: The claim is over: the event was claimed again, or is no longer parked.

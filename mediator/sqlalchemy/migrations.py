@@ -141,6 +141,7 @@ _VERSION_3 = (
     "ALTER TABLE mediator_parked ADD COLUMN last_start VARCHAR(8) DEFAULT 'ended' NOT NULL",
     "ALTER TABLE mediator_parked ADD COLUMN claim INTEGER DEFAULT 0 NOT NULL",
     "ALTER TABLE mediator_parked ADD COLUMN held_by TEXT",
+    "ALTER TABLE mediator_parked ADD COLUMN asked_at FLOAT",
     "CREATE INDEX mediator_parked_by_due ON mediator_parked (consumer, due_at, number) WHERE due_at IS NOT NULL",
     "CREATE INDEX mediator_parked_held ON mediator_parked (consumer, held_by, claim, number) WHERE held_by IS NOT NULL",
 )

@@ -52,7 +52,7 @@ class SqlAlchemyParking(Parking):
         self._database = database_of(engine)
         self._clock = DatabaseClock(self._database.dialect, clock_offset)
 
-    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
+    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None, asked: bool = False) -> bool:
         identity = {"consumer": event.consumer, "source": event.source, "event_id": event.event_id}
         row: Any = self._database.insert(inbox).values(**identity, received_at=self._clock.now())
         async with self._database.writing() as connection:
@@ -61,8 +61,9 @@ class SqlAlchemyParking(Parking):
             await _lock_key_of(connection, event)
             if event.held_by is not None and await _is_key_parked(connection, event):
                 event = behind_its_key(event)
-            due = {} if due_in is None else {"due_at": self._in(due_in)}
-            await connection.execute(insert(parked).values({**self._row(event), **due}))
+            times = {} if due_in is None else {"due_at": self._in(due_in)}
+            times |= {"asked_at": self._clock.now()} if asked else {}
+            await connection.execute(insert(parked).values({**self._row(event), **times}))
             counted = [attempts.c[name] == value for name, value in identity.items()]
             await connection.execute(delete(attempts).where(*counted))
         return True
@@ -176,6 +177,7 @@ class SqlAlchemyParking(Parking):
         failed: bool = True,
         ended: bool = True,
         held_by: str | None = None,
+        asked: bool = False,
     ) -> None:
         values = {
             "due_at": None if due_in is None else self._in(due_in),
@@ -185,6 +187,7 @@ class SqlAlchemyParking(Parking):
             "attempts": parked.c.attempts - int(not started),
             "tries": parked.c.tries + int(failed),
             "held_by": held_by,
+            "asked_at": func.coalesce(parked.c.asked_at, self._clock.now()) if asked else parked.c.asked_at,
         }
         async with self._database.writing() as connection:
             if (await connection.execute(update(parked).where(_is_claimed(event)).values(values))).rowcount != 1:

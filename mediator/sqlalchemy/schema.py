@@ -90,6 +90,7 @@ def _later_try_columns() -> list[Column[Any]]:
         Column("last_start", String(8), nullable=False, server_default=LastStart.ENDED.value),
         Column("claim", Integer, nullable=False, server_default=text("0")),
         Column("held_by", Text),
+        Column("asked_at", Float),
     ]
 
 
@@ -185,7 +186,7 @@ at which the consumer tries the event again by itself, in seconds since the epoc
 or for an earlier event of its key. `tries` counts the failed later tries. `last_start` has a value of `LastStart`.
 `claim` counts the claims of the event, so that a process notices that another process has claimed the event after it.
 `held_by` is the name of the handler class whose open circuit holds the event; NULL if no circuit holds the event. A held
-event has no `due_at`.
+event has no `due_at`. `asked_at` is the time at which the handlers of the event first raised `RetryLater`.
 """
 
 idempotency: Table = Table(

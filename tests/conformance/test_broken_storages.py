@@ -237,6 +237,16 @@ class KeyedParking(InMemoryParking):
         return next((each for each in self.events if replace(each, ordered=True).ordering_key == key), None)
 
 
+class ForgetfulParking(InMemoryParking):
+    """Remembers only when the handlers last asked to be called later."""
+
+    async def postpone(self, event: ParkedEvent, /, *, asked: bool = False, **options: Any) -> None:
+        await super().postpone(event, asked=asked, **options)
+        if asked:
+            table = self._database.tables["mediator_parked"]
+            table[event.number] = replace(table[event.number], asked_at=self._database.now())
+
+
 class HoldIgnoringParking(InMemoryParking):
     """Treats an event that a circuit holds as due."""
 
@@ -451,6 +461,7 @@ BROKEN = [
     Broken("all later events of a key are released", parking=FloodingParking),
     Broken("the release of the next event is forgotten", parking=HoldingParking),
     Broken("parked events of a group without order block each other", parking=KeyedParking),
+    Broken("the time of the first request for a later call is lost", parking=ForgetfulParking),
     Broken("a held event is due", parking=HoldIgnoringParking),
     Broken("the same held event is probed each time", parking=StubbornParking),
     Broken("a claimed event is still held", parking=ClingingParking),

@@ -364,13 +364,13 @@ class LaterTry:
     async def _wait_longer(self, error: RetryLater) -> None:
         """Postpone an event as its handler asked, unless the event has waited for too long already."""
         seconds = max(error.seconds, SHORTEST_WAIT)
-        claimed_at = (self._event.due_at or 0.0) - CLAIM_SECONDS  # by the clock of the database, as `parked_at`
-        waited = 0.0 if self._event.parked_at is None else claimed_at - self._event.parked_at
+        claimed_at = (self._event.due_at or 0.0) - CLAIM_SECONDS  # by the clock of the database, as `asked_at`
+        waited = 0.0 if self._event.asked_at is None else claimed_at - self._event.asked_at
         if waited + seconds > self._parts.longest_wait:
             await self._park(ParkReason.HANDLER_FAILED, error, started=False)
             return
         reason = ParkReason(self._event.reason)
-        await self._postpone(seconds, reason, error, started=False, failed=False)
+        await self._postpone(seconds, reason, error, started=False, failed=False, asked=True)
         self._parts.log.info("event waits as its handler asked", retry_in=seconds, **_fields(self._event))
 
     async def _park(self, reason: ParkReason, error: BaseException | None, *, started: bool = True) -> None:
@@ -388,6 +388,7 @@ class LaterTry:
         failed: bool = True,
         ended: bool = True,
         held_by: str | None = None,
+        asked: bool = False,
     ) -> None:
         text = None if error is None else error_text(error)
         while True:
@@ -401,6 +402,7 @@ class LaterTry:
                     failed=failed,
                     ended=ended,
                     held_by=held_by,
+                    asked=asked,
                 )
                 break
             except Exception as failure:

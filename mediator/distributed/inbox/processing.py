@@ -446,7 +446,7 @@ class Processing:
         if self._parts.parking is not None:
             await failpoints.reach("consumer.before_park")
             try:
-                parked = await self._parts.parking.park(event, due_in=due_in)
+                parked = await self._parts.parking.park(event, due_in=due_in, asked=isinstance(error, RetryLater))
             except Exception as failure:  # instead of being parked, the event is tried again
                 await self._refuse_outage(failure)
                 self._parts.log.warning("event not parked", **self._of_failure(failure))

@@ -383,6 +383,27 @@ class LaterTriesConformance(StorageSuite):
             await storage.parking.postpone(first, due_in=0)
             assert (first.claim, (await _claim(storage)).claim) == (1, 2)
 
+    async def test_the_time_at_which_the_handlers_first_asked_for_a_later_call_is_kept(self) -> None:
+        """`park` and `postpone` set the time when they are told so, and change no time that is set."""
+        async with self.opened() as storage:
+            await park(storage, _waiting_event("1"))
+            event = await _claim(storage)
+            await storage.parking.postpone(event, due_in=0)
+            event = await _claim(storage)
+            assert event.asked_at is None
+            await storage.parking.postpone(event, due_in=0, asked=True)
+            event = await _claim(storage)
+            asked_at = event.asked_at
+            assert asked_at is not None
+            assert CLAIM_SECONDS - 30 < (event.due_at or 0) - asked_at <= CLAIM_SECONDS + 30
+            for asked in (True, False):
+                await storage.parking.postpone(event, due_in=0, asked=asked)
+                event = await _claim(storage)
+                assert event.asked_at == asked_at
+            await storage.parking.park(_waiting_event("2"), asked=True)
+            (second,) = [each for each in await storage.parking.find(ALL) if each.event_id == "2"]
+            assert asked_at <= (second.asked_at or 0) <= asked_at + 60
+
     async def test_two_claims_at_the_same_time_return_different_events(self) -> None:
         """A claim neither returns an event that another claim returns, nor waits until that event is due again."""
         async with self.opened() as storage:

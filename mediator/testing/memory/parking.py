@@ -59,7 +59,7 @@ class InMemoryParking(Parking):
         parked = parked_in(self._database)
         return tuple(parked[number] for number in sorted(parked))
 
-    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
+    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None, asked: bool = False) -> bool:
         database = self._database
         database.check_available()
         entry = (event.consumer, event.source, event.event_id)
@@ -71,7 +71,9 @@ class InMemoryParking(Parking):
         database.starts.pop(entry, None)
         if event.held_by is not None and await self.head(event) is not None:
             event = behind_its_key(event)
-        set_aside(database, event if due_in is None else replace(event, due_at=database.now() + due_in))
+        now = database.now()
+        event = event if due_in is None else replace(event, due_at=now + due_in)
+        set_aside(database, replace(event, asked_at=now) if asked else event)
         return True
 
     async def append(self, unit_of_work: UnitOfWork, event: ParkedEvent, /) -> None:
@@ -185,6 +187,7 @@ class InMemoryParking(Parking):
         failed: bool = True,
         ended: bool = True,
         held_by: str | None = None,
+        asked: bool = False,
     ) -> None:
         found = await self._get_claimed(event)
         parked_in(self._database)[event.number] = replace(
@@ -196,6 +199,7 @@ class InMemoryParking(Parking):
             attempts=found.attempts if started else found.attempts - 1,
             tries=found.tries + 1 if failed else found.tries,
             held_by=held_by,
+            asked_at=self._database.now() if asked and found.asked_at is None else found.asked_at,
         )
 
     async def _get_claimed(self, event: ParkedEvent) -> ParkedEvent:

@@ -89,6 +89,17 @@ async def test_an_event_that_would_wait_for_longer_than_allowed_is_parked_and_it
 
 
 @in_virtual_time
+async def test_the_time_that_an_event_was_parked_behind_another_one_does_not_count() -> None:
+    application = Patient({"ordering": "key", "longest_wait": 1500.0, "later_delays": (3000.0,), "now": now})
+    application.acts[1] = failing(ValueError(), times=1)
+    application.acts[2] = failing(later(minutes=7), times=2)
+    application.publish(1, 2, key="a")
+    async with application.running():
+        await asyncio.sleep(5000)
+    assert application.effects == [1, 2]
+
+
+@in_virtual_time
 async def test_without_parking_the_broker_redelivers_the_event_after_the_wait() -> None:
     application = Patient({"parking": None, "later_delays": None, "retry_delays": (1.0,)})
     application.acts[1] = failing(later(seconds=20), times=2)
