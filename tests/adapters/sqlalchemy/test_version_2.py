@@ -88,10 +88,11 @@ async def test_parked_events_keep_their_order_and_wait_for_a_person(engine: Asyn
     refused, *received = await parking.find(ParkedFilter())
     assert (refused.event_id, [each.event_id for each in received]) == (REFUSED, ["e-1", "e-2", "e-3"])
     for each in refused, *received:
-        later = (each.ordered, each.due_at, each.tries, each.last_start, each.claim)
-        assert later == (True, None, 0, LastStart.ENDED, 0)
+        later = (each.ordered, each.due_at, each.tries, each.last_start, each.claim, each.held_by)
+        assert later == (True, None, 0, LastStart.ENDED, 0, None)
     assert await parking.count(ParkedFilter(waiting=True)) == 0
     assert (await parking.claim(GROUP), await parking.due_in(GROUP)) == (None, None)
+    assert await parking.holders(GROUP) == []
 
 
 async def test_parked_events_are_replayed_in_their_order(engine: AsyncEngine):
@@ -131,6 +132,6 @@ async def test_events_that_processes_of_the_previous_version_park_get_the_defaul
     await execute(engine, inserted)
     parking = SqlAlchemyParking(engine)
     for each in await parking.find(ParkedFilter()):
-        assert (each.ordered, each.due_at, each.tries, each.claim) == (True, None, 0, 0)
+        assert (each.ordered, each.due_at, each.tries, each.claim, each.held_by) == (True, None, 0, 0, None)
         assert each.last_start is LastStart.ENDED
     assert await parking.count(ParkedFilter(waiting=False)) == len(inserted)
