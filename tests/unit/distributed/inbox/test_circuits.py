@@ -569,6 +569,27 @@ async def test_a_person_replays_a_held_event_at_once() -> None:
     assert shop.effects == [1]
 
 
+@in_virtual_time
+async def test_a_held_event_whose_replay_fails_is_held_with_the_new_error_and_takes_effect_by_itself_later() -> None:
+    shop = Shop()
+    async with shop.running():
+        await shop.break_down()
+        shop.place(1)
+        await shop.settled(6)
+    (number,) = [event.number for event in shop.held]
+    replay = ParkedReplay(shop.parking, [shop.consumer])
+    await shop.parking.edit(number, data=b"{}")
+    assert [each.outcome async for each in replay.run(ParkedFilter(numbers=(number,)))] == ["failed"]
+    await shop.parking.edit(number, data=b'{"number": 1}')
+    (held,) = shop.held
+    assert (held.held_by, held.due_at, held.reason) == (CHARGE, None, "circuit-open")
+    assert held.error.startswith("EventNotDecodableError: ")
+
+    shop.is_up = True
+    async with shop.running(shop.consuming()):
+        await until(lambda: 1 in shop.effects)
+
+
 # What the log says.
 
 
