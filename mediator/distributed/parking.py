@@ -303,7 +303,7 @@ class Parking(ABC):
     async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
         """Let at most `limit` events that the circuit of a handler holds become due now, and return their number.
 
-        The events with the lowest numbers are chosen. Events that a transaction has reserved are left out.
+        They are chosen as by `claim`. Events that a transaction has reserved are left out.
         """
 
     @abstractmethod

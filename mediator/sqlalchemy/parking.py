@@ -136,9 +136,8 @@ class SqlAlchemyParking(Parking):
             return sorted((await connection.execute(_holders(consumer))).scalars())
 
     async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
-        held = select(parked.c.number).where(_is_held(consumer, held_by)).order_by(parked.c.number)
         # A CTE is executed once. PostgreSQL may execute a subquery in IN several times, and then locks more rows.
-        first = held.limit(limit).with_for_update(skip_locked=True).cte("first")
+        first = _held(consumer, held_by).limit(limit).with_for_update(skip_locked=True).cte("first")
         freeing = update(parked).where(parked.c.number.in_(select(first.c.number))).returning(parked.c.number)
         async with self._database.writing() as connection:
             freed = await connection.execute(freeing.values(due_at=self._clock.now(), held_by=None))

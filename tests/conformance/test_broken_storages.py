@@ -356,8 +356,12 @@ class GenerousParking(InMemoryParking):
 class ReversingParking(InMemoryParking):
     """Lets the last events go first."""
 
-    def _held(self, consumer: str) -> Sequence[ParkedEvent]:
-        return list(reversed(super()._held(consumer)))
+    async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
+        last = [event for event in self._held(consumer) if event.held_by == held_by][-limit:]
+        for event in last:
+            freed = replace(event, due_at=self._database.now(), held_by=None)
+            self._database.tables["mediator_parked"][event.number] = freed
+        return len(last)
 
 
 class TimelessParking(InMemoryParking):

@@ -138,6 +138,7 @@ class InMemoryParking(Parking):
     async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
         self._database.check_available()
         held = [event for event in self._held(consumer) if event.held_by == held_by]
+        held.sort(key=lambda event: (event.claim, event.number))
         free = [event for event in held if _row_of(event.number) not in self._database.locks][:limit]
         for event in free:
             parked_in(self._database)[event.number] = replace(event, due_at=self._database.now(), held_by=None)
