@@ -73,7 +73,11 @@ class HandlerCircuit:
     def abandon_probe(self) -> None:
         """Record that a probe ended without a result. The next probe may begin after the shortest pause."""
         self._is_probed = False
-        self._next_probe = _now() + _FIRST_PAUSE
+        self.put_off_probe()
+
+    def put_off_probe(self) -> None:
+        """Let the next probe begin after the shortest pause at the earliest."""
+        self._next_probe = max(self._next_probe, _now() + _FIRST_PAUSE)
 
     def doubt(self) -> None:
         """Open the circuit because another process holds events of the handler. A probe may begin at once."""
@@ -119,13 +123,20 @@ class HandlerCircuit:
 class Passage:
     """Lets one event pass the circuits of its handlers. Leaving the `with` block abandons the probes without a result.
 
+    An event with several open circuits is a probe of all of them as soon as a probe of one may begin. If it waited until
+    probes of all may begin, the event that one circuit lets pass would be held by another one, and the reverse.
+
     Attributes:
         refused_by: The open circuit that lets the event not pass; `None` if the event may be handled.
+        has_opened: Whether the failure of this event has opened a circuit.
     """
 
     def __init__(self, circuits: Sequence[HandlerCircuit], changed: Callable[[], None]) -> None:
         are_open = [circuit for circuit in circuits if circuit.is_open]
-        self.refused_by: HandlerCircuit | None = next((each for each in are_open if each.probe_in != 0.0), None)
+        is_due = any(each.probe_in == 0.0 for each in are_open) and all(each.probe_in is not None for each in are_open)
+        not_due = (each for each in are_open if each.probe_in != 0.0)
+        self.refused_by: HandlerCircuit | None = None if is_due else next(not_due, None)
+        self.has_opened: bool = False
         self._circuits = circuits
         self._changed = changed
         self._probed = set(are_open) if self.refused_by is None else set[HandlerCircuit]()
@@ -143,6 +154,15 @@ class Passage:
         for circuit in self._probed:
             circuit.abandon_probe()
         self._probed.clear()
+
+    def put_off_probes(self) -> None:
+        """Put off the probes that might begin if no other circuit refused the event.
+
+        Otherwise, the next held event would be claimed at once, and refused too.
+        """
+        for circuit in self._circuits:
+            if circuit.probe_in == 0.0:
+                circuit.put_off_probe()
 
     def succeeded(self) -> bool:
         """Record that all handlers have succeeded, and return whether the event was a probe."""
@@ -165,7 +185,9 @@ class Passage:
         circuit = self._circuits[place]
         is_probe = circuit in self._probed
         self._probed.discard(circuit)
+        was_open = circuit.is_open
         circuit.failed(event, error, is_probe=is_probe)
+        self.has_opened = circuit.is_open and not was_open
         if not circuit.is_open:
             return None
         self._changed()

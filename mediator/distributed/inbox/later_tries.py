@@ -213,6 +213,7 @@ class LaterTry:
         """
         with self._guard, suppress(ClaimLostError), self._passage:  # another process or a person has handled the event
             if self._passage.refused_by is not None:
+                self._passage.put_off_probes()
                 await self._hold(self._passage.refused_by, has_begun=False)
             else:
                 await self._run()
@@ -333,10 +334,19 @@ class LaterTry:
             await self._wait_longer(error)
         elif isinstance(error, self._parts.fatal_errors):
             await self._park(ParkReason.FATAL_ERROR, error)
-        elif (circuit := self._passage.failed(handler, self._event.event_id, error)) is not None:
-            await self._hold(circuit, has_begun=True)
         else:
+            await self._handler_failed(error, handler)
+
+    async def _handler_failed(self, error: BaseException, handler: type | None) -> None:
+        """Hold the event if a circuit was open before. The failure that opens a circuit counts.
+
+        Otherwise, an event that opens a circuit alone whenever it is tried (`circuit_failures=1`) would be tried forever.
+        """
+        circuit = self._passage.failed(handler, self._event.event_id, error)
+        if circuit is None or self._passage.has_opened:
             await self._try_later(error, ParkReason.HANDLER_FAILED)
+        else:
+            await self._hold(circuit, has_begun=True)
 
     async def _is_outage(self, error: BaseException) -> bool:
         """Return whether an error was caused by the database or its outbox, and not by the handlers."""

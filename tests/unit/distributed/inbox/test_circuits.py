@@ -362,6 +362,47 @@ async def test_a_poison_event_among_the_held_ones_does_not_keep_the_circuit_open
 
 
 @in_virtual_time
+async def test_a_poison_event_that_opens_the_circuit_alone_is_parked_for_a_person_after_its_later_tries() -> None:
+    shop = Shop({"circuit_failures": 1})
+    shop.acts[1] = failing(ValueError("poison"))
+    async with shop.running():
+        for number in range(1, 200):
+            shop.place(number)
+            await asyncio.sleep(10)
+        assert shop.parked() == [("e1", "handler-failed", 4)]
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+@in_virtual_time
+async def test_two_open_circuits_do_not_hand_each_other_the_held_events_again_and_again(hangs: bool) -> None:
+    shop = Shop({"later_delays": (10_000.0,), "concurrency": 8, "handler_timeout": 50.0})
+    mail = Mail()
+    bindings = [(lambda: Charge(shop), Charge), (lambda: mail, Mail)]
+    shop.mediator.rebind(Registry([Binding(make, cls, "shop", DistributedEventHandler) for make, cls in bindings]))
+    shop.is_up = False
+    async with shop.running(shop.consuming()):
+        shop.place(*range(1, 800))
+        shop.place(*range(1001, 1012), kind="rated")
+        await until(lambda: len({event.held_by for event in shop.held}) == 2)
+        mail.hangs = hangs
+        await asyncio.sleep(200)
+        assert len(shop.held) > 790
+        assert sum(event.claim for event in shop.parking.events) < (400 if hangs else 100)
+
+
+class Mail(DistributedEventHandler[OrderPlaced | Rated]):
+    """Fails for each event, or hangs."""
+
+    def __init__(self) -> None:
+        self.hangs = False
+
+    async def handle(self, event: OrderPlaced | Rated) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        raise ConnectionError("mail service")
+
+
+@in_virtual_time
 async def test_a_probe_in_which_the_process_dies_counts_as_a_start() -> None:
     shop = Shop({"later_delays": (10_000.0,)})
     async with shop.running():
