@@ -120,7 +120,7 @@ class LaterTries:
         for handler in circuits.note_holders(await self._parking.holders(group)):
             count = await self._parking.let_go(group, handler)
             await failpoints.reach("circuit.after_let_go")
-            self._parts.log.info("held events are due", handler=handler, count=count)
+            self._parts.limited_log.info("held events are due", handler=handler, count=count)
 
     async def _in_place(self, stopping: asyncio.Event) -> float:
         """Try the next due event, free the place, and return the seconds to pause after it."""
