@@ -51,6 +51,7 @@ class HandlerCircuit:
         self._has_succeeded = False
         self._is_probed = False
         self._next_probe = 0.0
+        self._last_probe = 0.0
         self._opened = 0.0
         self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, rng)
         self._log = log
@@ -73,11 +74,16 @@ class HandlerCircuit:
     def abandon_probe(self) -> None:
         """Record that a probe ended without a result. The next probe may begin after the shortest pause."""
         self._is_probed = False
+        self._last_probe = _now()
         self.put_off_probe()
 
     def put_off_probe(self) -> None:
         """Let the next probe begin after the shortest pause at the earliest."""
         self._next_probe = max(self._next_probe, _now() + _FIRST_PAUSE)
+
+    def hasten_probe(self) -> None:
+        """Let the next probe begin after the shortest pause, because another process has found that the handler succeeds."""
+        self._next_probe = min(self._next_probe, self._last_probe + _FIRST_PAUSE)
 
     def doubt(self) -> None:
         """Open the circuit because another process holds events of the handler. A probe may begin at once."""
@@ -111,12 +117,14 @@ class HandlerCircuit:
 
     def _open(self, error: str, pause: float) -> None:
         self.error, self.is_open, self._opened = error, True, _now()
+        self._last_probe = self._opened
         self._next_probe = self._opened + pause
         self._failed.clear()
 
     def _pause(self) -> float:
         pause = self._pauses.next()
-        self._next_probe = _now() + pause
+        self._last_probe = _now()
+        self._next_probe = self._last_probe + pause
         return round(pause, 3)
 
 
@@ -242,6 +250,11 @@ class Circuits:
     def enter(self, event_class: type | None) -> Passage:
         """Return the passage of an event of a class. If probes of its open circuits may begin, the event is the probe."""
         return Passage(self._of(event_class), self._has_changed)
+
+    def note_let_go(self, event_class: type | None) -> None:
+        """Record that another process, whose circuit is closed, has let an event of a class go."""
+        for circuit in self._of(event_class):
+            circuit.hasten_probe()
 
     def note_hold(self, circuit: HandlerCircuit) -> None:
         """Record that an event was set aside for an open circuit."""

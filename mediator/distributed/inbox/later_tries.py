@@ -49,6 +49,8 @@ _LONGEST_WAIT = CLAIM_SECONDS / 2
 _MOST_INTERRUPTED = 10_000
 _SHORTEST_PAUSE = 1.0
 """Seconds to wait when an event is due, but another process has reserved it."""
+_REFUSED_PAUSE = 0.02
+"""Seconds to pause after an event was held again. Another process, whose circuit is closed, may let many events go."""
 _CANCELLED_PAUSE = 1.0
 """Seconds to pause after a handler cancelled its own task, because the event is due again at once."""
 
@@ -125,7 +127,7 @@ class LaterTries:
     async def _in_place(self, stopping: asyncio.Event) -> float:
         """Try the next due event, free the place, and return the seconds to pause after it."""
         try:
-            found = await drain(self._try_next(stopping), self._drain_timeout, stopping)
+            return await drain(self._try_next(stopping), self._drain_timeout, stopping)
         except asyncio.CancelledError as error:
             if is_own_cancellation(error):
                 raise
@@ -133,7 +135,6 @@ class LaterTries:
             return _CANCELLED_PAUSE
         finally:
             self._places.give_back()
-        return 0.0 if found else _SHORTEST_PAUSE
 
     async def _after_failure(self, event: str, error: Exception) -> None:
         """Wait until the database is available, and then let the tries that an outage interrupted be given back first."""
@@ -143,11 +144,11 @@ class LaterTries:
             self._parts.limited_log.warning(event, error=shown_error(error), reason=text_of(error))
         await asyncio.sleep(_POLL_SECONDS)
 
-    async def _try_next(self, stopping: asyncio.Event) -> bool:
-        """Claim and try the next probe or due event. Return whether there was one."""
+    async def _try_next(self, stopping: asyncio.Event) -> float:
+        """Claim and try the next probe or due event. Return the seconds to pause after it."""
         event = await self._claim()
         if event is None:
-            return False
+            return _SHORTEST_PAUSE
         interruptions = self._interrupted.pop(event.number, Interruptions())
         later = LaterTry(self._parts, self._parking, self._read, event, stopping=stopping, interruptions=interruptions)
         await later.run()
@@ -155,7 +156,7 @@ class LaterTries:
             if len(self._interrupted) >= _MOST_INTERRUPTED:  # others have ended most of these tries
                 self._interrupted.clear()
             self._interrupted[event.number] = interruptions
-        return True
+        return _REFUSED_PAUSE if later.is_refused else 0.0
 
     async def _claim(self) -> ParkedEvent | None:
         for circuit in self._parts.circuits.due_probes():
@@ -166,6 +167,8 @@ class LaterTries:
         event = await self._parking.claim(self._parts.group)
         if event is not None:
             await failpoints.reach("later.after_claim")
+            if event.reason == ParkReason.CIRCUIT_OPEN:
+                self._parts.circuits.note_let_go(self._parts.classes.get(event.type))
         return event
 
 
@@ -204,6 +207,11 @@ class LaterTry:
         self._interruptions = interruptions
         self._not_reserved: Exception | None = None
         self._passage: Passage = parts.circuits.enter(parts.classes.get(event.type))
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the circuit of a handler holds the event again."""
+        return self._passage.refused_by is not None
 
     async def run(self) -> None:
         """Count the start and run the handlers, unless the process died in the last allowed start.

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -576,6 +576,54 @@ async def test_held_events_are_let_go_also_when_the_last_call_of_the_handler_fai
         await shop.settled(9)
         table.update(held)
         await until(lambda: sorted(shop.effects) == [1, 2, 3])
+
+
+@in_virtual_time
+async def test_a_process_probes_soon_when_another_process_lets_its_held_events_go() -> None:
+    shop = Shop({"later_delays": (10_000.0,), "prefetch": 200})
+    async with shop.running():
+        await shop.break_down()
+        shop.place(*range(1, 100))
+        await shop.settled(104)
+        await asyncio.sleep(300)
+        with capture_logs() as logs:
+            shop.is_up = True
+            for event in shop.held:
+                shop.database.tables["mediator_parked"][event.number] = replace(event, held_by=None, due_at=now())
+            recovered = now()
+            await until(lambda: lines(logs, "circuit closed"))
+            assert now() - recovered < 10
+        await until(lambda: len(shop.effects) == 99)
+
+
+def _counted_claims(shop: Shop) -> list[float]:
+    claims, claim = list[float](), shop.parking.claim
+
+    async def counting(*arguments: Any, **options: Any) -> Any:
+        claims.append(now())
+        return await claim(*arguments, **options)
+
+    shop.parking.claim = counting  # type: ignore[method-assign]
+    return claims
+
+
+@in_virtual_time
+async def test_two_processes_that_disagree_about_a_handler_load_the_database_little() -> None:
+    shop = Shop({"later_delays": (10_000.0,), "prefetch": 200})
+    async with shop.running():
+        await shop.break_down()
+        shop.place(*range(1, 100))
+        await shop.settled(104)
+        claims, stops = _counted_claims(shop), now() + 30
+
+        async def let_go() -> None:
+            while now() < stops:
+                for event in shop.held:
+                    shop.database.tables["mediator_parked"][event.number] = replace(event, held_by=None, due_at=now())
+                await asyncio.sleep(0.5)
+
+        await let_go()
+        assert len(claims) < 30 * 60
 
 
 @in_virtual_time
