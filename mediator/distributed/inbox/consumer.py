@@ -89,8 +89,8 @@ class EventConsumer:
         later_delays: The pauses before the later tries of an event, in seconds; by default 30 s, 2 min, 10 min, 1 h and
             6 h, and none without parking. During a pause the event waits in the database. Later tries use at most a
             quarter of the places, but at least one.
-        longest_wait: How long an event may wait in all because its handlers raise `RetryLater`, in seconds; by default 7
-            days. After that the event is parked.
+        longest_wait: How long an event may wait because its handlers raise `RetryLater`, in seconds since they did so
+            first; by default 7 days. After that the event is parked.
         circuit_failures: The number of different events in a row whose failures open the circuit of a handler class; `None`
             for no circuits. While a circuit is open, the events of the handler are set aside without being tried, until
             a probe succeeds. Circuits need parking.
