@@ -29,7 +29,10 @@ class Shielded(Generic[T]):
 
     @property
     def failure(self) -> BaseException | None:
-        """The error of the work, if any: a `CancelledError` if the work was cancelled because the event loop ends."""
+        """The error of the work; `None` if the work succeeded or still runs.
+
+        An ending event loop cancels the work. The error is a `CancelledError` then.
+        """
         if not self.task.done():
             return None
         return asyncio.CancelledError("the event loop is ending") if self.task.cancelled() else self.task.exception()

@@ -1,11 +1,11 @@
-"""Start: whether the handlers of an event may be started, when a process may have died in an earlier start."""
+"""Start: whether the handlers of an event may be started again. The process may have died in an earlier start."""
 
 import enum
 from dataclasses import dataclass
 
 
 class LastStart(enum.StrEnum):
-    """Says how the last start of an event's handlers ended, or in which company it began."""
+    """How the last start of an event's handlers ended. If unknown: whether other events were being handled then."""
 
     ENDED = "ended"
     """The handlers failed, or the start was taken back."""

@@ -93,11 +93,14 @@ class Outages:
         return None
 
     def forget(self, *, left_out: Collection[str], results: Sequence[PublishResult]) -> None:
-        """Forget the outages of all domains that are neither in `left_out` nor in `results`.
+        """Forget the outages of the domains that have no waiting events any more.
 
-        Call this when the outbox has no more events, except those of the domains in `left_out`, which were not claimed.
-        `results` are the results of the last batch. A domain without events gets no results, so no result would ever
-        end its outage. Nothing is logged, because the stream may still be unavailable.
+        Such a domain gets no results, so no result would ever end its outage. Nothing is logged, because its stream may
+        still be unavailable. Call this when the outbox has no further events to claim.
+
+        Args:
+            left_out: The domains that the last claim left out. Their events may still wait.
+            results: The results of the last batch. Events of the domains in it may still wait.
         """
         waiting = {*left_out, *(_domain(result) for result in results)}
         for domain in self._outages.keys() - waiting:

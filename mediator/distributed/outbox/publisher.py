@@ -99,7 +99,7 @@ class EventPublisher(ABC):
         Events of one partition key are stored in the given order. If an event fails, later events of its key are not
         sent in this call, and get an `EventHeldBackError`. If an event fails in an outage, the later events may get a
         `PublisherUnavailableError` instead. After a refused event, later events must not get a
-        `PublisherUnavailableError`: the relay would conclude that the whole domain has an outage.
+        `PublisherUnavailableError`, because the relay would take the error for an outage of the whole domain.
 
         An event that is sent twice is stored once, as long as the broker remembers its id. The call is bounded in time.
         An unavailable broker is reported in the results, not raised. After a cancellation the outcome of the events in

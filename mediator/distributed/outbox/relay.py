@@ -37,8 +37,8 @@ class OutboxRelay:
         outbox: The outbox in which the events wait.
         publisher: Sends the events to the broker.
         batch_size: The number of events that are published at a time.
-        poll_interval: The interval at which events of other processes are looked for, in seconds. Events of this
-            process wake the relay.
+        poll_interval: How often the relay looks for events of other processes, in seconds. Events of this process wake
+            the relay.
         batch_timeout: The longest time that the publisher may take for a batch, in seconds; less than 10 s. After 10 s,
             another relay can claim the events of a process that hangs.
         drain_timeout: How long the current batch may take after the relay is stopped, in seconds. After the batch, a

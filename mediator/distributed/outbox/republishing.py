@@ -127,10 +127,13 @@ class Republishing:
         return Republished(page[-1].sequence, len(results) - len(refused) - duplicates, duplicates, refused, gone)
 
     async def _check(self, failed: Sequence[PublishResult], deadline: float) -> None:
-        """Wait until the broker may be available again, unless the failed events can be sent at once.
+        """Wait until the broker may be available again, unless `publish` can send the failed events again at once.
 
-        They can be sent at once if all of them were only held back behind events that the broker has refused. If the
-        broker has dropped an event as a duplicate, `publish` sends the event at once, with the mark.
+        There is nothing to wait for if all failed events were only held back behind refused events. There is nothing to
+        wait for either if the broker dropped an event as a duplicate: `publish` then sends the events with the mark.
+
+        Raises:
+            PublisherUnavailableError: The deadline is over, or the error would stay however long the run waits.
         """
         errors = [result.error for result in failed if not isinstance(result.error, EventHeldBackError)]
         if not errors or any(isinstance(error, DuplicateDroppedError) for error in errors):

@@ -49,12 +49,13 @@ class AfterCommitQueue:
     ) -> None:
         """Deliver the events of the transaction with `deliver`, and then make all calls, even if a call fails.
 
-        Without `deliver` nothing is delivered, because the events are in the outbox. `deliver` has to limit its own
-        duration; all calls together may take `timeout` seconds. Errors are added to `errors`.
+        `deliver` is `None` when there is nothing to deliver, for example because the events are in the outbox. `deliver`
+        has to limit its own duration; all calls together may take `timeout` seconds. `errors` holds the errors since the
+        commit, and gets all further errors.
 
         Raises:
             AfterCommitError: A call failed or did not end in time, or there are several errors.
-            CommittedError: No call failed, and there is only one error: given in `errors`, or raised by `deliver`.
+            CommittedError: No call failed, and `errors` has only one error. The caller gave it, or `deliver` raised it.
         """
         if deliver is not None:
             try:
@@ -109,7 +110,10 @@ class AfterCommitQueue:
 
 
 def _own(error: BaseException, message: object) -> CommittedError | None:
-    """Return the error that reports that the handlers of `message` have committed: `error` or one of its causes."""
+    """Find the error, in the chain of `error` and its causes, that says that the handlers of `message` have committed.
+
+    Return `None` if there is none. An `AfterCommitError` is preferred, because it lists notifications and errors.
+    """
     found: CommittedError | None = None
     each: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
@@ -133,7 +137,8 @@ def _grouped(error: BaseException) -> tuple[BaseException, ...]:
 def _has_committed(error: BaseException, message: object) -> bool:
     """Return whether the handlers of `message` had committed before `error` was raised.
 
-    A group holds the errors of handlers that commit separately. For a group, return whether all of them have committed.
+    An exception group holds the errors of handlers that commit separately. For a group, return whether all these
+    handlers have committed.
     """
     if grouped := _grouped(error):
         return all(_has_committed(each, message) for each in grouped)
@@ -141,9 +146,10 @@ def _has_committed(error: BaseException, message: object) -> bool:
 
 
 def _not_committed(error: BaseException, message: object) -> list[object]:
-    """Return the notifications to publish again: `message`, unless its handlers have committed, and failed further ones.
+    """Return the notifications to publish again after the call for `message` has raised `error`.
 
-    The further ones were added by the handlers of `message`, to be published after their commit.
+    `message` is one of them, unless its handlers have committed. Its handlers may have added notifications to publish
+    after their own commit. Each of these notifications that failed has to be published again too.
     """
     itself = [] if _has_committed(error, message) else [message]
     return [*itself, *_following(error, message)]

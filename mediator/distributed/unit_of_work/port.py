@@ -257,7 +257,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     def join_scope(self) -> None:
         """Register this unit of work in the scope.
 
-        Before each commit in the scope, the other registered units of work are checked for changes that would be lost.
+        Each commit in the scope checks the other registered units of work for changes that would be lost.
         """
         frame = current_frame()
         if frame is not None and not frame.closed:
@@ -498,7 +498,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     # Rollback-only state and savepoints, as in `mediator.transactions.Transaction`.
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """From now on, work since the innermost savepoint or `begin` can only be rolled back. The first reason is kept."""
+        """Allow only a rollback to the innermost savepoint or `begin` from now on. The first call gives the reason."""
         if self._running is not None:
             self._running.doomed(message, error)
 

@@ -224,7 +224,7 @@ class RunningTransaction:
         return self._levels[-1].doom
 
     def doomed(self, message: object, error: BaseException) -> None:
-        """From now on allow only a rollback to the innermost savepoint or `begin`. The first call gives the reason."""
+        """Allow only a rollback to the innermost savepoint or `begin` from now on. The first call gives the reason."""
         level = self._levels[-1]
         if level.doom is None:
             level.doom = Doom(message, error)

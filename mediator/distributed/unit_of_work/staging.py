@@ -37,7 +37,7 @@ def count_waiting(events: Sequence[StagedEvent], max_pending: int) -> int:
     """Return how many of the events will wait in the outbox after the commit. Delayed events do not count.
 
     Raises:
-        EventLimitError: More than `max_pending` events would wait. A later try cannot succeed either.
+        EventLimitError: These events alone are more than `max_pending`. A later try cannot succeed either.
     """
     count = sum(each.deliver_at is None for each in events)
     if count > max_pending:
