@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,10 +22,28 @@ settings.register_profile("mediator", deadline=None, print_blob=True)
 settings.load_profile("mediator")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare this process for its tests and for the processes that they start."""
+    _restore_ctrl_c()
+    _keep_bytecode(config)
+
+
+def _restore_ctrl_c() -> None:
     """Restore the handler of Ctrl-C. Background processes of a script ignore Ctrl-C and pass that on to child processes."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _keep_bytecode(config: pytest.Config) -> None:
+    """Keep bytecode in pytest's cache where PYTHONDONTWRITEBYTECODE forbids it beside the sources.
+
+    Otherwise each process that a test starts compiles what it imports again, which takes 0.7 s of CPU time of 3.4 s.
+    """
+    if sys.dont_write_bytecode and hasattr(config, "cache"):
+        sys.pycache_prefix = str(config.cache.mkdir("bytecode"))
+        sys.dont_write_bytecode = False
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
