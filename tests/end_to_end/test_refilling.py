@@ -5,6 +5,7 @@ import contextlib
 import json
 import shutil
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from mediator.dependency_injector import lifespan
 from mediator.distributed.outbox import OutboxFilter
 from mediator.nats import NatsCluster, NatsServer
 from mediator.sqlalchemy import SqlAlchemyOutbox, create_schema, open_engine
+from tests import forked
 from tests.end_to_end.conftest import Databases, eventually
 from tests.end_to_end.refilling import NewcomerContainer, shop
 from tests.end_to_end.shop.application import PlaceOrder
@@ -51,11 +53,13 @@ class CommandResult:
 
 async def call(*arguments: str, target: str = "shop") -> CommandResult:
     """Run `mediator outbox` in a separate process."""
-    command = [sys.executable, "-m", "mediator.cli", "outbox", arguments[0], f"tests.end_to_end.refilling:{target}"]
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, *arguments[1:], stdout=pipe, stderr=pipe)
-    out, err = await process.communicate()
-    return CommandResult(process.returncode or 0, out.decode(), err.decode())
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        command = ("outbox", arguments[0], f"tests.end_to_end.refilling:{target}", *arguments[1:])
+        process = await forked.start("mediator.cli", *command, stdout=out, stderr=err)
+        status = await process.wait()
+        out.seek(0)
+        err.seek(0)
+        return CommandResult(status, out.read().decode(), err.read().decode())
 
 
 class Shop:

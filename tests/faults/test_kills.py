@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,21 +11,21 @@ import nats
 import pytest
 
 from mediator.nats import NatsServer
+from tests import forked
 from tests.end_to_end.conftest import Databases, eventually
+from tests.forked import ForkedProcess
 
 pytestmark = pytest.mark.thorough("kills and freezes processes")
 
 KILLED = -signal.SIGKILL
 
 
-async def start(
-    log: Path, *arguments: object, environment: Mapping[str, str] | None = None
-) -> asyncio.subprocess.Process:
-    """Start an application, and append its log to a file."""
-    with log.open("ab") as stderr:
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "error", "-m", "tests.faults.process", *map(str, arguments),
-            stderr=stderr, env={**os.environ, "PYTHONASYNCIODEBUG": "", **(environment or {})},
+async def start(log: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> ForkedProcess:
+    """Start an application, and append its output to a file."""
+    with log.open("ab") as file:
+        return await forked.start(
+            "tests.faults.process", *arguments, stdout=file, stderr=file, options=("-W", "error"),
+            environment={"PYTHONASYNCIODEBUG": "", **(environment or {})},
         )  # fmt: skip
 
 
@@ -46,7 +44,7 @@ async def run(log: Path, *arguments: object, environment: Mapping[str, str] | No
 @asynccontextmanager
 async def running(
     log: Path, *arguments: object, environment: Mapping[str, str] | None = None
-) -> AsyncIterator[asyncio.subprocess.Process]:
+) -> AsyncIterator[ForkedProcess]:
     """Run an application, terminate it at the end of the block, and check that it drains and exits with 0."""
     process = await start(log, *arguments, environment=environment)
     try:

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import signal
-import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,8 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mediator.distributed.parking import ParkedFilter
 from mediator.nats import NatsServer
 from mediator.sqlalchemy import SqlAlchemyParking, create_schema, open_engine
+from tests import forked
 from tests.adapters.sqlalchemy.ledger import Ledger
 from tests.adapters.sqlalchemy.test_staging import Moved, add
+from tests.forked import ForkedProcess
 
 pytestmark = pytest.mark.thorough("kills and freezes processes")
 
@@ -38,16 +39,15 @@ class Relays:
     def __init__(self, log: Path, *arguments: str) -> None:
         self._log = log
         self._arguments = arguments
-        self._processes: list[asyncio.subprocess.Process] = []
+        self._processes: list[ForkedProcess] = []
 
     async def start(self) -> None:
-        with self._log.open("ab") as stderr:
+        with self._log.open("ab") as file:
             self._processes.append(
-                await asyncio.create_subprocess_exec(
-                    sys.executable, "-W", "error", "-m", "tests.faults.relaying", *self._arguments, stderr=stderr,
-                    stdout=stderr,
+                await forked.start(
+                    "tests.faults.relaying", *self._arguments, stdout=file, stderr=file, options=("-W", "error")
                 )
-            )  # fmt: skip
+            )
 
     async def kill(self) -> None:
         process = self._processes.pop(0)
