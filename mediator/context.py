@@ -149,7 +149,7 @@ class MessageContext:
     a responder or a consumer. Claims that a caller made about itself are in `unverified`; base no decision on them.
 
     Attributes:
-        message_id: Identifies this dispatch; for an event from another application, the event's id.
+        message_id: Identifies this dispatch. For a delivered event, `message_id` is the id of the event.
         correlation_id: The same for all messages that one external call causes, across processes.
         causation_id: The `message_id` of the message that caused this message; `None` for the first message of
             a flow.

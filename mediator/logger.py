@@ -176,7 +176,7 @@ class Guard:
 
 
 def _loop_time() -> float:
-    """Return the time of the running event loop, whose timers end the periods; the monotonic time if none runs."""
+    """Return the time of the running event loop, or the monotonic time if no loop runs. Timers of the loop end periods."""
     try:
         return asyncio.get_running_loop().time()
     except RuntimeError:
@@ -193,7 +193,7 @@ class _Period:
 class RateLimitedLogger:
     """Limits log lines with the same text: in a period the first lines are written, and all further lines are counted.
 
-    A period of `seconds` begins with its first line, and has at most `lines` lines with the same text.
+    For each text, a period of `seconds` begins with a line of this text. At most `lines` lines are written in a period.
     """
 
     def __init__(

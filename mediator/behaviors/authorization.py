@@ -54,8 +54,8 @@ class AuthorizationBehavior(CollaboratorBehavior):
 class StreamAuthorizationBehavior(StreamCollaboratorBehavior):
     """Refuses a stream request with a `NotAuthorizedError`, unless each of its `Authorizer`s returns `True`.
 
-    The authorizers are called once for each stream, at its first step, and not for each item. Place this behavior
-    outermost, with only logging outside it.
+    The authorizers are called once for each stream, when the first item is requested, and not for each item. Place this
+    behavior outermost, with only logging outside it.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (Authorizer,)

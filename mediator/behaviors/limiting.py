@@ -214,7 +214,7 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
 Clock = Callable[[], float]
 
 _LOOKED_AT = 2
-"""Each message checks this many keys, and forgets the idle ones. It adds one key at most, so keys do not pile up."""
+"""Each message checks this many keys, and forgets the idle keys. A message adds only one key, so keys do not pile up."""
 
 
 class _Bucket:

@@ -43,7 +43,7 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
         attempts: The number of attempts, including the first.
         first_wait: The pause after the first attempt, in seconds. The pause doubles after each further attempt. A
             random time of up to `first_wait` is added to each pause.
-        last_wait: The longest pause before the random time is added, in seconds.
+        last_wait: The longest pause in seconds, without the added random time.
         sleep: Waits for a number of seconds.
 
     Raises:

@@ -19,8 +19,9 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
     messages, derive a class: `class ReportTimeout(TimeoutBehavior[MakeReport])`. If several timeouts match a message,
     only the most specific one applies.
 
-    Before the transaction behavior in the list, this behavior also limits the commit; after the transaction behavior,
-    it does not. Before the retry behavior, it limits all attempts together; after the retry behavior, each attempt.
+    If this behavior is before the transaction behavior in the list, the measured time includes the commit. If this
+    behavior is before the retry behavior, the limit applies to all attempts together. If this behavior is after the
+    retry behavior, the limit applies to each attempt.
 
     A commit is never interrupted. If the time is up during a commit, the commit continues, for at most the unit of
     work's `commit_timeout`. The error that is raised at the end tells the outcome of the commit.

@@ -105,7 +105,7 @@ class ValidationBehavior(_Validation, CollaboratorBehavior):
 
 
 class StreamValidationBehavior(_Validation, StreamCollaboratorBehavior):
-    """Refuses an invalid stream request at the first step of the stream, as `ValidationBehavior` refuses messages."""
+    """Refuses an invalid stream request, as `ValidationBehavior` refuses messages, when the first item is requested."""
 
     async def handle_with(
         self, collaborators: Sequence[Binding], request: Any, call_next: StreamNext[Any], /
