@@ -98,7 +98,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _check_function(function: Any) -> None:
-    """Refuse a partial, or another object that is no function, since it may have neither a name nor annotations."""
+    """Refuse a partial or another object that is no function. Such an object may have no name and no annotations."""
     given: Any = function  # pyright does not know the type arguments of a partial
     if isinstance(function, partial):
         raise ContainerError(

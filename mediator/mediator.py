@@ -157,7 +157,8 @@ class Mediator:
         Raises:
             MisuseError: The message is not a notification; the container is not started; or the strategy is
                 `Concurrent`, and a unit of work is running.
-            HandlerNotFoundError: The type arguments of the notification are unknown, but handlers differ in them.
+            HandlerNotFoundError: Several handlers differ in their type arguments, and the type arguments of the
+                notification are unknown.
             ScopeError: Another dispatch is using the scope that this dispatch would join.
             SettingError: `mode` is no `TransactionMode`, or `strategy` is no strategy.
             DispatchDepthError: More than `max_depth` dispatches are nested, as when two handlers publish to each other.

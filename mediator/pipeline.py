@@ -68,7 +68,7 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """If True, and if the strategy gives each handler a scope, the behavior wraps each handler, not the publish."""
 
     commits: ClassVar[bool] = False
-    """True if the behavior commits a transaction. Outer behaviors get errors after the commit as `CommittedError`."""
+    """True if the behavior commits a transaction. If an error follows the commit, outer behaviors get a `CommittedError`."""
 
     @abstractmethod
     async def handle(self, message: Message_contra, call_next: CallNext[Response], /) -> Response:
@@ -118,7 +118,7 @@ def handlers_link(calls: Sequence[Call]) -> Call:
 
 
 class LastCalled:
-    """The key under which a scope keeps the class of the handler of an event that was called last."""
+    """A key of a scope. Under this key, the scope keeps the class of the event handler that was called last."""
 
 
 def noting_link(handler: type, inner: Call) -> Call:

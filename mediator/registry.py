@@ -92,7 +92,8 @@ class Registry:
         collaborators: The validators, authorizers and processors that behaviors work with.
         strategy: How the handlers of a notification are run if its class declares no strategy; `Sequential()` when not
             given.
-        compile_source: Returns the function that pipelines call in place of a binding's `source`; by default `source`.
+        compile_source: Takes the `source` of a binding, and returns the function that pipelines call instead. By
+            default, pipelines call `source` itself.
 
     Raises:
         SettingError: `strategy` is no strategy.

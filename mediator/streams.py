@@ -131,7 +131,7 @@ class Stream(Generic[T]):
         raise_failures("stream", failures, error)
 
     async def _close_with_scope(self, error: BaseException | None) -> None:
-        """Close the stream at the end of its scope, which belongs to an enclosing dispatch, if the stream is still open."""
+        """Close the stream, if it is still open, when the enclosing dispatch closes the scope that the stream has joined."""
         raise_failures("stream", await self._close_all(), error)
 
     async def _close_all(self) -> Sequence[BaseException]:
