@@ -1,6 +1,6 @@
 """Catalog: the handlers, collaborators and behaviors of a container, found by the classes of its named providers.
 
-Only providers with a name count, also those in nested containers. The providers made by a scan count as well. A
+Only named providers count. The providers in nested containers and the providers made by a scan have names, too. A
 provider inside another provider is a part of the outer provider: `Factory(Caching, Factory(Inner))` is one handler.
 `container.traverse()` is not used, because it has no fixed order and also yields overriding providers.
 

@@ -42,10 +42,11 @@ class EventFlow:
 def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]:
     """Return the event flows of a container, without calling any provider.
 
-    A publisher may publish the events that handlers and behaviors raise, the events in the imported `packages`, and the
-    events in the packages of handlers and behaviors. These packages may also declare events of other applications, which
-    the container handles. Therefore an event from there is left out if the container handles any event of its domain.
-    A subscription belongs to a consumer, and delivers the events that the consumer's mediator handles.
+    A publisher may publish the events that handlers and behaviors raise, the events that the imported `packages` declare,
+    and the events that the packages of handlers and behaviors declare. The packages of handlers and behaviors may also
+    declare events of other applications, which the container handles. Therefore an event that only such a package declares
+    is left out if the container handles an event of the same domain. A subscription belongs to a consumer, and delivers
+    the events that the consumer's mediator handles.
     """
     graph = Graph(container)
     catalogs = {each: read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)}

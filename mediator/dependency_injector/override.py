@@ -142,7 +142,8 @@ def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
     """For the block, detach earlier providers (see `earlier_providers`) from the providers that they override.
 
     A redeclared `clock` may contain the earlier `clock`, which overrides `timer`. Without the block, copying the redeclared
-    `clock` would copy `timer` too, overridden by the earlier `clock`. Now the redeclared `clock` overrides its copy.
+    `clock` would also copy `timer`, and a copy of the earlier `clock` would override this copy of `timer`. In the block,
+    `timer` is not copied. Later, `timer` is copied with `memo`, and the redeclared `clock` overrides the copy of `timer`.
     """
     overridden = [(provider, target) for provider in earlier for target in tuple(provider.overrides)]
     for provider, target in overridden:
@@ -167,9 +168,10 @@ def _inside(provider: Any) -> list[Any]:
 
 
 def earlier_providers(cls: Any) -> dict[Any, tuple[str, type]]:
-    """Return the earlier providers of a container class: a base class declares them, and a derived class redeclares them.
+    """Return the earlier providers of a container class.
 
-    The values are pairs of a name and a base class. In a nested container, the name is a path, such as `"billing.engine"`.
+    A base class declares an earlier provider, and a derived class declares another provider under the same name. The
+    values are pairs of a name and a base class. In a nested container, the name is a path, such as `"billing.engine"`.
     """
     found: dict[Any, tuple[str, type]] = {}
     for base in cls.__mro__:

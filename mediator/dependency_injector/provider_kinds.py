@@ -52,7 +52,7 @@ def is_provider(value: Any) -> bool:
 
 
 def is_in_place(provider: Any, memo: Any) -> bool:
-    """Return whether `provider` replaces a provider of the base container: `containers.copy` has then put it into `memo`.
+    """Return whether `provider` replaces a provider of the base container. `containers.copy` puts replacements into `memo`.
 
     A replacement must not be copied: the derived container would provide the copy, but inherited providers would use the
     replacement itself. One container would have two mediators, or one scope two instances.

@@ -41,7 +41,7 @@ def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator
 
 
 def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
-    """Yield a problem for each command that has the name of another command, if both have idempotency keys.
+    """Yield a problem for each command with the name of another command, if an `IdempotencyBehavior` is for both commands.
 
     Responses are stored under the names of commands, so a command could get the response of another command.
     """

@@ -1,8 +1,9 @@
 """Rules for redeclared names: no provider may keep using the provider that a name had earlier.
 
-In dependency-injector, a derived container class or an assignment can give a name another provider. The replaced provider
-is called the earlier provider here. All providers that were made with the earlier provider keep using it: in a base class,
-`enroll = Factory(EnrollHandler, mediator)` keeps using the mediator of the base class.
+In dependency-injector, a derived container class or an assignment can declare another provider under a name that already
+has a provider. The replaced provider is called the earlier provider here. All providers that were made with the earlier
+provider keep using the earlier provider: in a base class, `enroll = Factory(EnrollHandler, mediator)` keeps using the
+mediator of the base class.
 
 Redeclared names are looked for in container classes, where the earlier provider is the same object in the base class and
 in its derived classes. Instances of containers have only copies of the providers.
