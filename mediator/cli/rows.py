@@ -65,7 +65,7 @@ def class_of(error: str) -> str:
 
 
 def short_name(handler: str) -> str:
-    """Return the name of a handler class without its module. A name that was shortened keeps its dots."""
+    """Return the name of a handler class without its module. A name that was cut ends with `...`, and is returned whole."""
     return handler.rpartition(".")[2] or handler
 
 
@@ -95,8 +95,8 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def next_try(event: ParkedEvent, head: ParkedEvent | None) -> str:
     """Return when an event is tried next, given the first parked event of its key.
 
-    This is the time of a later try, `held by <handler>` for an event that an open circuit holds, `follows` for an event
-    that was parked because of an earlier one, or `by hand`.
+    The result is `held by <handler>` for an event that an open circuit holds, the time for an event with a later try,
+    `follows` for an event that is parked behind an earlier event of its key, and `by hand` for every other event.
     """
     if event.held_by is not None:
         return f"held by {short_name(event.held_by)}"

@@ -76,11 +76,12 @@ _RUN = (
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The parked events that have the same direction, reason and type, and that either wait for a later try or do not.
+    """The parked events with the same direction, reason, type and `waits`.
 
     Attributes:
-        waits: Whether a consumer tries the events again by itself, when they are due or after an earlier event of the key.
-        due_at: When the next of the events is due, in seconds since the epoch; `None` if none of them has a time.
+        waits: Whether a consumer tries the events again by itself. An event is tried when it is due, or after an earlier
+            event with the same key that is due.
+        due_at: When the next event is due, in seconds since the epoch; `None` if no event of the group has such a time.
     """
 
     direction: str
@@ -98,8 +99,8 @@ class _Held:
     Attributes:
         handler: The name of the handler class, with its module.
         count: The number of the held events.
-        since: When the first of them was parked, in seconds since the epoch. It may have failed before the circuit opened.
-        behind: The number of the events that are parked behind held events of their keys.
+        since: When the first held event was parked, in seconds since the epoch. The circuit may have opened later.
+        behind: The number of the events that are parked behind a held event with the same key.
         number: The number of the first held event.
         error: The text of the error with which the first held event is stored.
     """
@@ -151,7 +152,7 @@ async def _counted(engine: Any) -> list[_Group]:
 
 
 def _follows(goes_on: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Match the events that are parked behind an event of their key to which a condition applies."""
+    """Match the events that are parked behind an event that has the same key and meets the condition `goes_on`."""
     keeps_order = and_(parked.c.partition_key.is_not(None), parked.c.ordered == 1)
     keys = select(parked.c.consumer, parked.c.partition_key).where(goes_on, keeps_order)
     key = tuple_(parked.c.consumer, parked.c.partition_key)
@@ -178,7 +179,7 @@ async def _held(engine: Any) -> list[_Held]:
 
 
 def _waiting(label: str, installation: Installation, groups: list[_Group]) -> Iterator[Finding]:
-    """Yield what is known about the events that a consumer tries again by itself."""
+    """Yield a finding about the events that a consumer tries again by itself; nothing if there are no such events."""
     due_at = min((group.due_at for group in groups if group.due_at is not None), default=None)
     if due_at is None:
         return

@@ -143,7 +143,10 @@ def _pace(label: str, state: ConsumerState, lag: int) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """The number of a group's places, and the seconds for which a failing event holds one; without parking, forever."""
+    """The number of places of a group, and the seconds for which a failing event holds a place.
+
+    Without a parking, a failing event holds its place forever, and `seconds` is infinite.
+    """
 
     number: int
     seconds: float

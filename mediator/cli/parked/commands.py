@@ -37,8 +37,8 @@ _log: Any = Logger()
 def parked() -> None:
     """List, show, edit, replay, discard and export parked events (dead letters).
 
-    Incoming events are parked when they cannot be handled, and outgoing events when the broker refuses them. An event
-    that its consumer tries again later by itself is parked until it succeeds.
+    Incoming events are parked when they cannot be handled, and outgoing events when the broker refuses them. A consumer
+    may try a parked event again later by itself. When this try succeeds, the event is no longer parked.
     """
 
 
