@@ -148,10 +148,10 @@ class FatalEventError(EventError):
 
 @dataclass(eq=False, repr=False)
 class RetryLater(EventError):  # noqa: N818  # it is a handler's request, and no failure
-    """A handler of a distributed event raises this to be called again later. The event is set aside, and no attempt counts.
+    """A handler of a distributed event raises this error to be called again later.
 
-    With `ordering="key"` the later events of its key wait too. In a unit of work everything that the handler did is
-    rolled back.
+    The call that raises the error does not count as an attempt. With `ordering="key"` the later events of the same key
+    wait too. In a unit of work everything that the handler did is rolled back.
 
     Attributes:
         after: The time until the consumer tries the event again.

@@ -15,8 +15,8 @@ class ClaimLostError(TransientError, RuntimeError):
     """A relay or a consumer no longer had its claim when it used the claim. Nothing was changed.
 
     A relay claims events of the outbox before it publishes them. A consumer claims a parked event before a later try.
-    While a claim lasts, no other process works on these events. After its end, the next process that claims the events
-    goes on with them.
+    While a claim lasts, no other process works on these events. After the claim has ended, the next process that claims
+    the events goes on with them.
     """
 
     reason: str
@@ -88,7 +88,7 @@ class CircuitOpenError(TransientError, RuntimeError):
     """
 
     message: object
-    retry_after: float  # as a `ConnectionError`, this error would be retried like a lost connection, before this time
+    retry_after: float  # no `ConnectionError`: code that retries lost connections would not wait for this time
 
     def __str__(self) -> str:
         when = f"in {self.retry_after:g} s" if self.retry_after else "when the message that is tried now has succeeded"
