@@ -32,7 +32,7 @@ _UNESCAPED = frozenset(string.ascii_letters + string.digits + " ./_-+:,@=~")
 
 
 class _Server(ABC):
-    """Starts when an `async with` block is entered, and stops when the block is left."""
+    """A server or a cluster that starts when an `async with` block is entered, and stops when the block is left."""
 
     @abstractmethod
     async def start(self) -> None: ...
@@ -417,8 +417,9 @@ def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
 def _free_ports(count: int) -> list[int]:
     """Return free ports below 32,000.
 
-    The system may give a higher port (on Linux, from 32768) to an outgoing connection before a server listens. The
-    search begins at a number that depends on the process id. Two processes therefore rarely choose the same ports.
+    Higher ports (on Linux, from 32768) are not used. The system may give such a port to an outgoing connection before the
+    server listens on the port. The search begins at a number that depends on the process id. Two processes therefore
+    rarely choose the same ports.
     """
     found: list[int] = []
     while len(found) < count:

@@ -47,8 +47,9 @@ def new_inbox(client: Client) -> str:
 def answerable(prefixes: Collection[str] | None) -> Callable[[str], bool]:
     """Return a function that tells whether a subject is the inbox of a requester.
 
-    An inbox is a prefix and an unguessable token. Some NATS clients add one token. Two added tokens are refused: on such
-    subjects this library receives the broker's answers, and could take the answer to a request for one of them.
+    An inbox is a prefix and an unguessable token. Some NATS clients add one token. A subject with two added tokens is not
+    an inbox of a requester. On such subjects, this library receives the broker's answers. If a reply to a request were
+    sent there, this library could take the reply for an answer of the broker.
 
     If `prefixes` is `None`, the prefixes `_INBOX` and every `_INBOX_<name>` are allowed. A prefix that does not consist
     of valid tokens raises a `SettingError`.

@@ -227,7 +227,7 @@ def open_connection(
         nkeys_seed: The path of a file with an nkey seed (needs `mediator-uow[nkeys]`).
         tls: The context for TLS connections, as an alternative to files.
         tls_ca: The path of a file with the trusted certificates. By default, the system's certificates are trusted.
-        tls_certificate: The path of a PEM file with a client certificate and, below, the intermediate certificates.
+        tls_certificate: The path of a PEM file with a client certificate, followed by the intermediate certificates.
         tls_key: The path of the client certificate's private key, unless the certificate's file holds the key.
         tls_key_password: The password of the private key.
         tls_hostname: The name in the server's certificate, when the name differs from the host in the URL.

@@ -90,7 +90,7 @@ class InFlight:
 
     The number and size of the messages in flight are limited for each domain. nats-py's own buffer limit is not used:
     with this limit, nats-py swallows cancellations. A stream that does not answer delays only its own messages, and
-    later messages with the partition keys of these messages.
+    later messages that have the same partition keys.
 
     When a message was not stored, later messages with the same key are not sent: they would overtake this message.
 

@@ -55,8 +55,9 @@ class Slots:
     def give_back(self) -> None:
         """Give a slot back. The slot goes to the first waiting caller of `ask`. If no caller waits, the slot is free.
 
-        A caller that needs the slot no longer gives the slot back when it is granted. The loop then grants the slot to
-        the next caller. Without the loop, hundreds of such callers would exceed the recursion limit.
+        Some callers no longer need the slot when the slot is granted. Such a caller calls `give_back` at once, and the
+        loop grants the slot to the next caller. If each call granted the slot itself, hundreds of such callers would
+        exceed the recursion limit.
         """
         self._free += 1
         if self._is_granting:

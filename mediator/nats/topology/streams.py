@@ -13,7 +13,7 @@ from mediator.nats.topology.api import NANOSECONDS, ApiError, JetStreamApi
 from mediator.settings import LONGEST_OF_BROKER, check_counts, is_count, is_seconds
 
 PARTITIONS = "mediator.partitions"
-"""The metadata entry of a stream with its number of partitions."""
+"""The metadata entry with the number of partitions of a stream."""
 
 _ATOMIC_LEVEL = 2
 _ATOMIC_VERSION = (2, 12)
