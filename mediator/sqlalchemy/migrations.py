@@ -145,11 +145,11 @@ _VERSION_3 = (
     "CREATE INDEX mediator_parked_by_due ON mediator_parked (consumer, due_at, number) WHERE due_at IS NOT NULL",
     "CREATE INDEX mediator_parked_held ON mediator_parked (consumer, held_by, claim, number) WHERE held_by IS NOT NULL",
 )
-"""The statements of version 3, in which a consumer tries parked events later by itself, and circuits hold events.
+"""The statements of version 3. With version 3, consumers try parked events again by themselves, and circuits hold events.
 
 The database can add these columns without rewriting the table. Processes of version 2 that still run do not set the
-columns. The events that they park get the default values, as the events do that are parked already. These events are
-kept in order, and wait for a person.
+columns. Events that these processes park get the default values, and so do events that are already parked. With the
+default values, an event is kept in order, and waits for a person.
 """
 
 _SET_SOURCES = (

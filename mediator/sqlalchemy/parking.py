@@ -159,7 +159,7 @@ class SqlAlchemyParking(Parking):
             if refused is None:
                 last = LastStart.ALONE if alone else LastStart.BESIDE
                 counted: dict[str, Any] = {"attempts": found.attempts + 1, "last_start": last.value}
-                if self._database.dialect == "sqlite":  # no lock of the row shows there that the handlers still run
+                if self._database.dialect == "sqlite":  # SQLite has no row lock that shows that the handlers run
                     counted["due_at"] = self._in(lasting + CLAIM_SECONDS)
                 await connection.execute(update(parked).where(parked.c.number == event.number).values(counted))
         return refused or Start(found.attempts + 1)
@@ -248,7 +248,7 @@ async def own_connection(part: object, database: Database, unit_of_work: UnitOfW
 
 
 def is_key_parked(consumer: str, key: str) -> ColumnElement[bool]:
-    """Return a condition that is true when an incoming event of the given consumer and key is parked, and keeps order."""
+    """Return a condition that is true when an ordered incoming event of the given consumer and key is parked."""
     same_key = and_(parked.c.consumer == consumer, parked.c.partition_key == key, parked.c.direction == "in")
     return exists(select(literal(1)).where(same_key, parked.c.ordered == 1))
 
@@ -267,7 +267,7 @@ async def _lock_key_of(connection: AsyncConnection, event: ParkedEvent) -> None:
 
 
 async def _is_key_parked(connection: AsyncConnection, event: ParkedEvent) -> bool:
-    """Return whether an event of the ordering key of an event that is not stored yet is parked."""
+    """Return whether a parked event has the same ordering key as `event`, which is not stored yet."""
     found = await connection.execute(select(literal(1)).where(_same_ordering_key(event)).limit(1))
     return found.first() is not None
 
@@ -289,7 +289,7 @@ async def _take(
 
     Every method locks the row before the key. A replay locks the row, runs the handlers, and then locks the key. If a
     transaction locked the key first and then waited for the row, the transaction and the replay would block each other.
-    With `locks_next`, the row of the next event of the key is locked before the key too, since the caller changes it.
+    With `locks_next`, this function also locks the row of the key's next event before the key. The caller changes this row.
     """
     event = await _get(connection, number, locked=True)
     if locks_next:
@@ -335,8 +335,8 @@ def _waits(consumer: str) -> ColumnElement[bool]:
     """Match the events that a consumer tries again by itself.
 
     SQLite uses the index `mediator_parked_by_due` only when the statement repeats the condition of the index. The
-    direction is not compared, since outgoing events have no consumer. With this further condition, PostgreSQL would
-    read all events of the consumer while it has no statistics.
+    direction is not compared, since outgoing events have no consumer. If the direction were compared, PostgreSQL would
+    read all events of the consumer while the table has no statistics.
     """
     return and_(parked.c.consumer == consumer, parked.c.due_at.is_not(None))
 

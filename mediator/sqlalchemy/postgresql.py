@@ -53,8 +53,9 @@ class Connecting:
     def hide(self, text: str) -> str:
         """Return an error text of the driver without the values of options.
 
-        A password that contains an unencoded `?` ends there, and the rest of the password is read as options. So when a
-        value contains an @, as before the host, the names of all options are removed, too.
+        If a password contains an unencoded `?`, SQLAlchemy may read the rest of the password as options. The value of an
+        option then contains the @ that stands before the host. In this case, the names of all options may be parts of
+        the password, and are removed too.
         """
         places = {str(self._arguments.get(name)) for name in _PLACES}
         options = {name: value for name, value in self._arguments.items() if name not in _PLACES}

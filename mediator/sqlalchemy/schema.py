@@ -181,10 +181,10 @@ parked: Table = Table(
 `direction` is `in` or `out`; `consumer` is empty for outgoing events. `number` orders the events of one consumer and
 key. `sequence` is the sequence of an incoming event in the stream, or of an outgoing event in the outbox.
 
-If `ordered` is 0, the group keeps no order, and the event stands alone although its key is stored. `due_at` is the time
-at which the consumer tries the event again by itself, in seconds since the epoch; NULL if the event waits for a person
-or for an earlier event of its key. `tries` counts the failed later tries. `last_start` has a value of `LastStart`.
-`claim` counts the claims of the event, so that a process notices that another process has claimed the event after it.
+If `ordered` is 0, the group keeps no order: the event is independent of other events, although its key is stored.
+`due_at` is the time at which the consumer tries the event again by itself, in seconds since the epoch; NULL if the event
+waits for a person or for an earlier event of its key. `tries` counts the failed later tries. `last_start` has a value of
+`LastStart`. `claim` counts the claims of the event. The count shows a process that its claim is no longer the last one.
 `held_by` is the name of the handler class whose open circuit holds the event; NULL if no circuit holds the event. A held
 event has no `due_at`. `asked_at` is the time at which the handlers of the event first raised `RetryLater`.
 """
