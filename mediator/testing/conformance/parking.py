@@ -384,7 +384,7 @@ class LaterTriesConformance(StorageSuite):
             assert (first.claim, (await _claim(storage)).claim) == (1, 2)
 
     async def test_the_time_at_which_the_handlers_first_asked_for_a_later_call_is_kept(self) -> None:
-        """`park` and `postpone` set the time when they are told so, and change no time that is set."""
+        """`park` and `postpone` with `asked=True` set `asked_at` to the current time. A later `postpone` keeps this time."""
         async with self.opened() as storage:
             await park(storage, _waiting_event("1"))
             event = await _claim(storage)
@@ -405,7 +405,7 @@ class LaterTriesConformance(StorageSuite):
             assert asked_at <= (second.asked_at or 0) <= asked_at + 60
 
     async def test_two_claims_at_the_same_time_return_different_events(self) -> None:
-        """A claim neither returns an event that another claim returns, nor waits until that event is due again."""
+        """The second claim returns another event, and does not wait until the first event is due again."""
         async with self.opened() as storage:
             await park(storage, _waiting_event("1"), _waiting_event("2"))
             claimed = await asyncio.gather(_claim(storage), _claim(storage))
@@ -424,7 +424,7 @@ class LaterTriesConformance(StorageSuite):
                 assert [claimed and claimed.event_id] == [None if commits else "1"]
 
     async def test_the_starts_of_later_tries_are_counted_up_to_the_limit(self) -> None:
-        """`attempts` counts on from the starts before the event was parked."""
+        """`attempts` includes the starts before the event was parked."""
         async with self.opened() as storage:
             await park(storage, _waiting_event("1", attempts=3))
             event = await _claim(storage)
@@ -449,7 +449,7 @@ class LaterTriesConformance(StorageSuite):
             assert await storage.parking.start(await _claim(storage), 8) == Start(6)
 
     async def test_a_suspect_that_is_given_back_before_its_handlers_start_stays_a_suspect(self) -> None:
-        """`postpone` with `ended=False` keeps what is known about the last start."""
+        """`postpone` with `ended=False` does not change `last_start`."""
         async with self.opened() as storage:
             await park(storage, _waiting_event("1", attempts=3))
             event = await _claim(storage)
@@ -519,7 +519,7 @@ class LaterTriesConformance(StorageSuite):
             assert (event.error[:12], len(event.error)) == ("\\x00\\ud800xx", 4096)
 
     async def test_the_next_event_of_the_key_is_due_when_its_predecessor_is_taken(self) -> None:
-        """Only the next event is due, and only if the transaction commits and was asked to release it."""
+        """`take` with `release_next=True` makes only the next event due, and only if the transaction commits."""
         for releases, commits in product((True, False), (True, False)):
             async with self.opened() as storage:
                 first, *_ = await park(
@@ -537,7 +537,7 @@ class LaterTriesConformance(StorageSuite):
                 assert await storage.parking.due_in("other") is None
 
     async def test_only_an_event_that_waits_for_its_predecessor_is_released(self) -> None:
-        """If the next event failed itself, or is due at a time of its own, `take` changes no event."""
+        """If the handlers of the next event have failed, or the event has a time (`due_at`), `take` releases no event."""
         for changes in ({"reason": ParkReason.HANDLER_FAILED}, {"due_at": 5e9}):
             async with self.opened() as storage:
                 first, *others = await park(
@@ -556,7 +556,7 @@ class LaterTriesConformance(StorageSuite):
             assert (await _claim(storage)).data == b"new"
 
     async def test_an_event_of_a_group_without_order_stands_alone(self) -> None:
-        """Parked events of its key neither block the event nor are blocked by the event, and it releases no event."""
+        """The event and the other parked events of its key do not block each other. Taking the event releases no event."""
         async with self.opened() as storage:
             unordered = partial(parked_event, ordered=False)
             numbers = await park(storage, unordered("1"), parked_event("2"), unordered("3"), _key_parked("4"))
@@ -584,7 +584,7 @@ class LaterTriesConformance(StorageSuite):
             assert await insert(storage, "4") is Admission.KEY_PARKED
 
     async def test_a_filter_finds_the_events_that_wait_for_a_later_try(self) -> None:
-        """`waiting=True` selects the events that have a time (`due_at`), and `waiting=False` all other events."""
+        """`waiting=True` selects the events with a time (`due_at`). `waiting=False` leaves these events out."""
         async with self.opened() as storage:
             await park(storage, parked_event("1"), _waiting_event("2"), _key_parked("3"), _waiting_event("4"))
             assert await ids(storage, ParkedFilter(waiting=True)) == ["2", "4"]
@@ -593,10 +593,13 @@ class LaterTriesConformance(StorageSuite):
 
 
 class HeldEventsConformance(StorageSuite):
-    """The promises about parked events that the open circuit of a handler holds until a call of the handler succeeds."""
+    """The promises about parked events that the open circuit of a handler holds until a call of the handler succeeds.
+
+    A probe is a held event that its consumer claims to find out whether the calls of the handler succeed again.
+    """
 
     async def test_a_held_event_is_not_due(self) -> None:
-        """`claim` without a handler returns no held event, and `due_in` does not count them."""
+        """`claim` without a handler returns no held event, and `due_in` ignores held events."""
         async with self.opened() as storage:
             await park(storage, _held_event("1"))
             (held,) = await storage.parking.find(ALL)
@@ -638,14 +641,14 @@ class HeldEventsConformance(StorageSuite):
             assert await storage.parking.let_go(GROUP, HANDLER) == 0
 
     async def test_two_probes_at_the_same_time_are_different_events(self) -> None:
-        """Any number of processes may claim."""
+        """Any number of processes may claim probes."""
         async with self.opened() as storage:
             await park(storage, _held_event("1"), _held_event("2"))
             probes = await asyncio.gather(_probe(storage), _probe(storage))
             assert sorted(event.event_id for event in probes) == ["1", "2"]
 
     async def test_a_failed_probe_is_held_again(self) -> None:
-        """`postpone` with `held_by` holds the event. With `started=False` and `failed=False` it costs no attempt."""
+        """`postpone` with `held_by` holds the event. With `started=False` and `failed=False`, the probe costs no attempt."""
         async with self.opened() as storage:
             await park(storage, _held_event("1", attempts=3))
             probe = await _probe(storage)
@@ -689,7 +692,7 @@ class HeldEventsConformance(StorageSuite):
                 assert (second.reason, second.held_by, second.due_at) == (ParkReason.KEY_PARKED, None, None)
 
     async def test_a_held_event_waits_for_no_event_of_another_ordering_key(self) -> None:
-        """Events of other keys or consumers, without a key, of groups without order, and outgoing events are others."""
+        """The ordering key is direction, consumer and key. An event without a key or order has its own ordering key."""
         async with self.opened() as storage:
             await park(storage, parked_event("1", "other"), parked_event("2", consumer="other"))
             await park(storage, parked_event("3", ordered=False), parked_event("4", None))
@@ -722,7 +725,7 @@ class HeldEventsConformance(StorageSuite):
             assert await storage.parking.claim(GROUP) is None
 
     async def test_the_events_that_were_claimed_least_often_are_let_go_first(self) -> None:
-        """`let_go` returns the number of the events. They are due at once, and no circuit holds them."""
+        """`let_go` returns how many events it has let go. These events are due at once, and no circuit holds them."""
         async with self.opened() as storage:
             claims = {"1": 1, "2": 0, "3": 2, "4": 0, "5": 0}
             numbers = await park(storage, *(_held_event(event_id, claim=claim) for event_id, claim in claims.items()))
@@ -760,7 +763,7 @@ class HeldEventsConformance(StorageSuite):
 
     @needs(StorageCapability.SEVERAL_WRITERS)
     async def test_a_reserved_event_is_neither_probed_nor_let_go(self) -> None:
-        """Neither call waits for the transaction. After a rollback, the event is still held."""
+        """`claim` and `let_go` do not wait for the reserving transaction. After a rollback, the event is still held."""
         for commits in (True, False):
             async with self.opened() as storage:
                 reserved, *_ = await park(storage, *map(_held_event, "123"))
@@ -788,7 +791,7 @@ class HeldEventsConformance(StorageSuite):
             assert await storage.parking.holders("other") == []
 
     async def test_an_edit_or_a_failed_replay_of_a_held_event_keeps_the_hold(self) -> None:
-        """The event is replayed and discarded as any other parked event."""
+        """A held event can be replayed and discarded like any other parked event."""
         async with self.opened() as storage:
             edited, discarded, replayed = await park(storage, *map(_held_event, "123"))
             await storage.parking.edit(edited, data=b"new")
@@ -853,7 +856,7 @@ async def _reserve(storage: StorageUnderTest, event: ParkedEvent) -> ParkedEvent
 
 
 async def _stored(storage: StorageUnderTest, event: ParkedEvent) -> tuple[int, LastStart]:
-    """Return how often the handlers of an event were started, and what is known about the last start."""
+    """Return how often the handlers of an event were started, and the state of the last start."""
     stored = await storage.parking.get(event.number)
     return stored.attempts, stored.last_start
 

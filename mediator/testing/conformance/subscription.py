@@ -544,7 +544,7 @@ _pausing = needs(TransportCapability.PAUSE)
 
 
 class PausingConformance(TransportSuite):
-    """A pause loses no event and changes no order. A subscription that cannot pause passes the cases without `PAUSE`.
+    """A pause loses no event and changes no order. A subscription that cannot pause passes the cases that need no `PAUSE`.
 
     With a `prefetch` of 1, a process that holds a delivery of a key has asked for no further event of the key.
     """

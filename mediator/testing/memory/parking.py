@@ -39,7 +39,7 @@ def numbered(database: InMemoryDatabase, event: ParkedEvent) -> ParkedEvent:
 
 
 def is_key_parked(database: InMemoryDatabase, consumer: str, key: str) -> bool:
-    """Return whether an incoming event of the given consumer and key is parked."""
+    """Return whether an ordered incoming event of the given consumer and key is parked."""
     ordering_key = ("in", consumer, key)
     return any(event.ordering_key == ordering_key for event in parked_in(database).values())
 
@@ -290,7 +290,7 @@ def _row_of(number: int) -> tuple[str, str]:
 
 
 def _lock_of(event: ParkedEvent) -> tuple[str, str]:
-    """Return the name of the second lock of `take`: `(consumer, key)`. An event without order has a lock of its own."""
+    """Return the name of the second lock of `take`: `(consumer, key)`. An event without a key or order has its own lock."""
     if event.partition_key is not None and event.ordered:
         return event.consumer, event.partition_key
     return "\0", str(event.number)  # no consumer can have the name "\0"
