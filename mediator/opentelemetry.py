@@ -109,7 +109,10 @@ def _current(span: Span) -> Generator[None, None, None]:
 
 
 class TelemetryBehavior(_Telemetry, PipelineBehavior[Any, Any]):
-    """Records a span such as `send EnrollStudent` for each request, publish and event. Declare this behavior first."""
+    """Records a span such as `send EnrollStudent` for each request, published notification and event.
+
+    Declare this behavior first.
+    """
 
     async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
         with self._measured(message) as span, _current(span):
@@ -119,7 +122,7 @@ class TelemetryBehavior(_Telemetry, PipelineBehavior[Any, Any]):
 class HandlerTelemetryBehavior(_Telemetry, NotificationPipelineBehavior[Notification]):
     """Records a span such as `handle AnnounceEnrollment` for each handler of a notification.
 
-    The span is a child of the span of the publish.
+    The span is a child of the notification's span.
     """
 
     async def handle(self, notification: Notification, handler: type, call_next: CallNext[None], /) -> None:
