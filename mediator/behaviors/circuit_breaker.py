@@ -52,7 +52,10 @@ class Circuit:
         return self._opened is not None
 
     def enter(self) -> bool | None:
-        """Return True if a message passes as the trial, False if it passes normally, and `None` if it is refused."""
+        """Return True if a message passes as the trial, False if it passes normally, and `None` if it is refused.
+
+        When the message has ended, give True or False as `trying` to `succeeded`, `failed` or `abandoned`.
+        """
         if self._opened is None:
             return False
         if self._trying or self.retry_after > 0:

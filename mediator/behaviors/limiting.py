@@ -105,7 +105,7 @@ class _Places:
         self.waiting: deque[asyncio.Future[None]] = deque()
 
     def hand_over(self) -> None:
-        """Give a free slot to the message that has waited longest, if there is one."""
+        """Give the slot of an ended message to the message that has waited longest. If no message waits, free the slot."""
         if self.waiting:
             self.waiting.popleft().set_result(None)
         else:

@@ -75,7 +75,7 @@ class StreamLoggingBehavior(_Logger, StreamPipelineBehavior[Any, Any]):
     """Logs every stream when it ends, as `LoggingBehavior` logs messages, with the number of its `items`.
 
     The line is `streamed` at level info, or `failed` at level error. In a line `streamed`, `exhausted` is false when
-    the consumer stopped the stream early. The arguments are the same as those of `LoggingBehavior`.
+    the consumer stopped the stream early. This behavior takes the same arguments as `LoggingBehavior`.
     """
 
     async def handle(self, request: Any, call_next: StreamNext[Any], /) -> AsyncIterator[Any]:
