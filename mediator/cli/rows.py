@@ -95,8 +95,12 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def next_try(event: ParkedEvent, head: ParkedEvent | None) -> str:
     """Return when an event is tried next, given the first parked event of its key.
 
-    The result is `held by <handler>` for an event that an open circuit holds, the time for an event with a later try,
-    `follows` for an event that is parked behind an earlier event of its key, and `by hand` for every other event.
+    The result is one of these texts:
+
+    - `held by <handler>`: an open circuit holds the event;
+    - a time: the consumer tries the event again at this time;
+    - `follows`: the event is parked behind an earlier event of its key;
+    - `by hand`: a person has to replay the event.
     """
     if event.held_by is not None:
         return f"held by {short_name(event.held_by)}"

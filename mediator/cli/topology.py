@@ -67,10 +67,11 @@ class Report:
 
 
 async def compare_topology(container: Any, packages: Iterable[str], *, timeout: float) -> Report:  # noqa: ASYNC109
-    """Compare the streams and consumers that a container needs with those on its brokers, and change nothing.
+    """Compare the streams and consumers that a container needs with the streams and consumers on its brokers.
 
-    Only the resources that the container's publishers and subscriptions need are started. `packages` are the names of
-    imported packages with further event classes. `timeout` is the time to wait for each broker, in seconds.
+    Nothing is changed. Only the resources that the container's publishers and subscriptions need are started.
+    `packages` are the names of imported packages with further event classes. `timeout` is the time to wait for each
+    broker, in seconds.
     """
 
     async def compare(api: JetStreamApi, topology: Topology) -> BrokerReport:

@@ -42,11 +42,16 @@ class EventFlow:
 def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]:
     """Return the event flows of a container, without calling any provider.
 
-    A publisher may publish the events that handlers and behaviors raise, the events that the imported `packages` declare,
-    and the events that the packages of handlers and behaviors declare. The packages of handlers and behaviors may also
-    declare events of other applications, which the container handles. Therefore an event that only such a package declares
-    is left out if the container handles an event of the same domain. A subscription belongs to a consumer, and delivers
-    the events that the consumer's mediator handles.
+    A publisher may publish three kinds of events:
+
+    - the events that handlers and behaviors raise;
+    - the events that the imported `packages` declare;
+    - the events that the packages of handlers and behaviors declare.
+
+    The packages of handlers and behaviors may also declare events of other applications, which the container handles.
+    Therefore the third kind leaves out an event if the container handles an event of the same domain.
+
+    A subscription belongs to a consumer, and delivers the events that the consumer's mediator handles.
     """
     graph = Graph(container)
     catalogs = {each: read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)}

@@ -52,7 +52,7 @@ def wire_name(message_type: type[Any]) -> str:
 
 @lru_cache(maxsize=1024)
 def dispatches_of(cls: type) -> tuple[Dispatch, ...]:
-    """Return the messages that a handler or a behavior dispatches, each once, in the order of declaration or code."""
+    """Return the messages that a handler or a behavior dispatches, in the order of `dispatches` or of the code."""
     declared: Any = getattr(cls, "dispatches", None)
     if isinstance(declared, tuple | list | frozenset | set):
         messages: list[Any] = list(declared)  # pyright: ignore[reportUnknownArgumentType]  # of any type
