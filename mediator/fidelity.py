@@ -74,7 +74,7 @@ _Comparison = Callable[[Any, Any], Change | None]
 _PLAIN: frozenset[type] = frozenset({str, int, bool, bytes, bytearray, NoneType, date, timedelta, UUID})
 """Types whose values can be compared by `==`, if both values have exactly this type."""
 _FOR_SUBCLASSES: frozenset[type] = frozenset({UUID, datetime})
-"""Types `T` for which an instance of a subclass of `T` may be read again as an instance of `T` itself."""
+"""An instance of a subclass of one of these types may be read again as an instance of the type itself."""
 _MISSING: Any = object()
 
 

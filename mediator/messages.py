@@ -25,7 +25,7 @@ class Command(Request[R_co]):
     __slots__ = ()
 
     needs_unit_of_work: ClassVar[bool] = True
-    """If False, the command writes nothing itself, and `validate` does not report a missing unit of work."""
+    """Declare False if the command writes nothing itself. `validate` then does not report a missing unit of work."""
 
 
 class Query(Request[R_co]):

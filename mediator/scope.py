@@ -164,7 +164,10 @@ class Scope:
 
 
 class Frame:
-    """One running dispatch: its message, its scope, its mediator, and its parent, the dispatch in which it began."""
+    """One running dispatch: its message, its scope, its mediator and its parent.
+
+    The parent is the dispatch in which this dispatch began.
+    """
 
     __slots__ = ("depth", "ending", "made_context", "made_scope", "message", "origin", "over", "owner", "parent")
 

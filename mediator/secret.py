@@ -1,4 +1,4 @@
-"""Secret: keeps values out of tracebacks, including those of structlog and rich, which show local variables."""
+"""Secret: keeps values out of tracebacks. The tracebacks of structlog and rich show local variables."""
 
 import re
 import traceback

@@ -127,8 +127,8 @@ def _end_of(task: asyncio.Task[BaseException | None]) -> BaseException | None:
 def is_failure(error: BaseException) -> bool:
     """Return whether an error is a failure of a handler, and not of the whole program.
 
-    Every `Exception` is a failure. A group is a failure if it holds only failures and cancellations. Such a group may
-    hold the errors of several handlers, of which one raised a cancellation. A cancellation by itself is no failure.
+    Every `Exception` is a failure. A group is a failure if it holds only failures and cancellations. Such a group is
+    raised when one handler of a notification fails and another one is cancelled. A single cancellation is no failure.
     """
     inside: tuple[BaseException, ...] = getattr(error, "exceptions", ())
     failures = (isinstance(each, asyncio.CancelledError) or is_failure(each) for each in inside)
