@@ -1,7 +1,7 @@
-"""Circuits: while the calls of a handler class fail one after the other, its events are set aside without being tried.
+"""Circuits: while all calls of a handler class fail, the consumer sets the events of the handler aside, untried.
 
-A handler fails like this when a service that it calls is down. Without a circuit, each event would be tried several times,
-and its failures would cost it the tries that it needs later.
+All calls fail, for example, when a service that the handler needs is down. Without a circuit, each event would use up
+its tries before the service is back, and a person would have to replay the event.
 """
 
 import asyncio
@@ -24,21 +24,24 @@ _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 """The longest pause between two probes, in seconds."""
 _LATELY = 300.0
-"""An event class counts as delivered lately for this many seconds after its delivery, and after the consumer's start."""
+"""Seconds for which an event class counts as delivered lately, from its last delivery to the newest delivery of all.
+
+When the consumer starts, all event classes count as just delivered.
+"""
 
 
 class HandlerCircuit:
     """The circuit of one handler class in this process.
 
-    The circuit is closed at first, and all events pass. It opens when `failures` different events have failed one after
-    the other. While it is open, one event at a time passes as a probe, after a pause of 1 s that grows to 30 s. Only the
-    result of a probe counts then: a success closes the circuit.
+    The circuit is closed at first, and all events pass. The circuit opens when `failures` different events have failed
+    one after the other. While the circuit is open, only one event at a time passes, as a probe. The pause before a
+    probe grows from 1 s to 30 s. A probe that succeeds closes the circuit; the results of other events do not count.
 
     Attributes:
         name: The name of the handler class, with its module.
         error: The text of the error that opened the circuit, or of the last failed probe.
         is_open: Whether the events of the handler are set aside.
-        holds: Whether events are held by the circuit, as far as is known.
+        holds: Whether circuits of this handler hold events, in any process, as far as this process knows.
     """
 
     def __init__(self, name: str, failures: int, rng: random.Random, log: Logger) -> None:
@@ -82,7 +85,10 @@ class HandlerCircuit:
         self._next_probe = max(self._next_probe, _now() + _FIRST_PAUSE)
 
     def hasten_probe(self) -> None:
-        """Let the next probe begin after the shortest pause, because another process has found that the handler succeeds."""
+        """Let the next probe begin when the shortest pause since the last probe is over.
+
+        Call this when another process has found that calls of the handler succeed again.
+        """
         self._next_probe = min(self._next_probe, self._last_probe + _FIRST_PAUSE)
 
     def doubt(self) -> None:
@@ -129,13 +135,14 @@ class HandlerCircuit:
 
 
 class Passage:
-    """Lets one event pass the circuits of its handlers. Leaving the `with` block abandons the probes without a result.
+    """Decides whether one event passes the circuits of its handlers. Leaving the `with` block ends unfinished probes.
 
-    An event with several open circuits is a probe of all of them as soon as a probe of one may begin. If it waited until
-    probes of all may begin, the event that one circuit lets pass would be held by another one, and the reverse.
+    If some of the circuits are open, the event passes as a probe of all the open circuits together. For this, the pause
+    of one open circuit has to be over, and no other event may be a probe of them. If the pauses of all open circuits
+    had to be over, two circuits could refuse the event in turn without end.
 
     Attributes:
-        refused_by: The open circuit that lets the event not pass; `None` if the event may be handled.
+        refused_by: The open circuit that refuses the event; `None` if the event may be handled.
         has_opened: Whether the failure of this event has opened a circuit.
     """
 
@@ -164,9 +171,9 @@ class Passage:
         self._probed.clear()
 
     def put_off_probes(self) -> None:
-        """Put off the probes that might begin if no other circuit refused the event.
+        """Put off the probes that could begin now, because another circuit has refused the event.
 
-        Otherwise, the next held event would be claimed at once, and refused too.
+        Otherwise the consumer would claim the next held event at once, and that event would be refused too.
         """
         for circuit in self._circuits:
             if circuit.probe_in == 0.0:
@@ -212,7 +219,7 @@ class Passage:
 class Circuits:
     """The circuits of the handler classes of one consumer.
 
-    While every event type that was delivered lately is held by an open circuit, the subscription is paused, and the broker
+    While open circuits hold all event classes that were delivered lately, the subscription is paused. The broker then
     keeps the further events.
 
     Args:
@@ -220,7 +227,7 @@ class Circuits:
         failures: The number of different events in a row whose failures open a circuit; `None` for no circuits.
         rng: The random number generator for the jitter of pauses.
         log: Logs when a circuit opens and closes.
-        changed: Called when the time of the next probe has changed.
+        changed: Called when the time of the next probe may have changed.
     """
 
     def __init__(
@@ -237,22 +244,22 @@ class Circuits:
         self._is_paused = False
 
     def pause_when_held(self, deliveries: Deliveries, event_classes: Iterable[type]) -> None:
-        """Pause and resume these deliveries from now on. At first, events of all the given classes may be on their way."""
+        """Pause and resume `deliveries` from now on. At first, all of `event_classes` count as delivered lately."""
         self._deliveries, self._is_paused = deliveries, False
         self._delivered = dict.fromkeys(event_classes, _now())
 
     def note_delivery(self, event_class: type | None) -> None:
-        """Record that an event of a class was delivered; `None` stands for an event that no handler is for."""
+        """Record that an event of a class was delivered; `None` stands for an event without a handler."""
         self._delivered[event_class] = _now()
         if self._is_paused:
             self._update_pause()
 
     def enter(self, event_class: type | None) -> Passage:
-        """Return the passage of an event of a class. If probes of its open circuits may begin, the event is the probe."""
+        """Return the passage of an event of the given class. The event becomes a probe if a probe may begin now."""
         return Passage(self._of(event_class), self._has_changed)
 
     def note_let_go(self, event_class: type | None) -> None:
-        """Record that another process, whose circuit is closed, has let an event of a class go."""
+        """Record that a process whose circuit is closed has let a held event of the given class become due."""
         for circuit in self._of(event_class):
             circuit.hasten_probe()
 
@@ -263,9 +270,10 @@ class Circuits:
             self._has_changed()
 
     def note_holders(self, names: Iterable[str]) -> Sequence[str]:
-        """Record which circuits hold events, in all processes, and return the names of those that can let them go.
+        """Record which circuits hold events, in any process, and return those names whose circuits are not open here.
 
-        If no call of such a handler has ended in this process, its circuit opens, and the next event is a probe.
+        The held events of these circuits may become due. If a circuit holds events, but no call of its handler has
+        ended in this process, the circuit opens first, and the next event is a probe.
         """
         held = frozenset(names)
         if held and self._failures is not None:
@@ -279,11 +287,11 @@ class Circuits:
 
     @property
     def may_let_go(self) -> bool:
-        """Whether a circuit has closed whose events are still held."""
+        """Whether a closed circuit still holds events."""
         return any(each.holds and not each.is_open for each in self._circuits.values())
 
     def due_probes(self) -> Sequence[HandlerCircuit]:
-        """Return the circuits that hold events, and of which a probe may begin now."""
+        """Return the circuits that hold events and can begin a probe now."""
         return [each for each in self._circuits.values() if each.holds and each.probe_in == 0.0]
 
     @property
@@ -322,7 +330,10 @@ class Circuits:
             self._log.info("consumer resumes its subscription")
 
     def _holders_of_all(self) -> Sequence[str]:
-        """Return the names of the circuits that hold all event types that were delivered lately; empty if some pass."""
+        """Return the names of the open circuits that hold all event classes delivered lately.
+
+        The result is empty if events of one of these classes still pass.
+        """
         newest = max(self._delivered.values(), default=0.0)
         lately = [event_class for event_class, at in self._delivered.items() if at > newest - _LATELY]
         holding = [[each.name for each in self._of(cls) if each.is_open and each.holds] for cls in lately]

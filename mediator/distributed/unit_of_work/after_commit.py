@@ -49,9 +49,9 @@ class AfterCommitQueue:
     ) -> None:
         """Deliver the events of the transaction with `deliver`, and then make all calls, even if a call fails.
 
-        `deliver` is `None` when there is nothing to deliver, for example because the events are in the outbox. `deliver`
-        has to limit its own duration; all calls together may take `timeout` seconds. `errors` holds the errors since the
-        commit, and gets all further errors.
+        `deliver` is `None` when there is nothing to deliver, for example because the events are in the outbox.
+        `deliver` has to limit its own duration; all calls together may take `timeout` seconds. `errors` holds the
+        errors since the commit, and gets all further errors.
 
         Raises:
             AfterCommitError: A call failed or did not end in time, or there are several errors.
