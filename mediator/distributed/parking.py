@@ -19,14 +19,14 @@ Direction = Literal["in", "out"]
 
 _LONGEST_ERROR = 4096
 CLAIM_SECONDS: float = 60.0
-"""Seconds after which an event is due again when the process that claimed it has died before its handlers started."""
+"""A claimed event is due again after this many seconds, in case the process that claimed the event has died."""
 
 
 class ParkReason(enum.StrEnum):
     """The reason why an event was parked."""
 
     HANDLER_FAILED = "handler-failed"
-    """The handlers of the event failed in the last allowed attempt."""
+    """The handlers of the event failed in the last allowed attempt, or asked too long to be called later."""
     FATAL_ERROR = "fatal-error"
     """The handlers of the event raised an error that another attempt would raise again."""
     PROCESS_DIED = "process-died"
@@ -36,9 +36,9 @@ class ParkReason(enum.StrEnum):
     UNKNOWN_TYPE = "unknown-type"
     """No handler in this application handles the type and version of the event."""
     WAITING = "waiting"
-    """The handlers of the event failed. The consumer tries the event again by itself when it is due."""
+    """The handlers of the event failed, or asked to be called later. The consumer tries the event again by itself."""
     CIRCUIT_OPEN = "circuit-open"
-    """The calls of a handler of the event fail. The consumer tries the event again when a call has succeeded."""
+    """The circuit of a handler of the event was open. The consumer tries the event again by itself."""
     KEY_PARKED = "key-parked"
     """An earlier event of the same partition key is parked or waits. This event itself did not fail."""
     REFUSED = "refused"
@@ -71,12 +71,13 @@ class ParkedEvent:
         number: The number among the parked events; 0 before the event is stored.
         ordered: Whether later events of the key have to wait for this event. `False` in a group without order.
         due_at: When the consumer tries the event again by itself, in seconds since the epoch, by the clock of the
-            database; `None` if the event waits for a person or for an earlier event of its key.
+            database; `None` if the event waits for a person, for an earlier event of its key, or for a circuit.
         tries: How many of the `later_delays` the event has used.
-        last_start: What is known about the last later try: the process may have died in it.
-        claim: The number of times that a consumer has claimed the event. It tells a claim from a later claim.
-        held_by: The handler whose open circuit holds the event, by the name of its class; `None` if no circuit holds it.
-            A held event has no `due_at`. The consumer tries it again when a call of the handler has succeeded.
+        last_start: How the last later try ended, as far as is known. The process may have died in that try.
+        claim: How often the event was claimed. A claim is over when this number has grown.
+        held_by: The name of the handler class whose circuit holds the event; `None` if no circuit holds the event. A
+            held event has no `due_at`. The consumer tries the event as a probe of the circuit, or after the circuit has
+            closed.
         asked_at: When the handlers of the event first asked to be called later (`RetryLater`), in seconds since the epoch,
             by the clock of the database; `None` if they have not asked.
     """
@@ -235,10 +236,14 @@ class Parking(ABC):
     async def park(self, event: ParkedEvent, /, *, due_in: float | None = None, asked: bool = False) -> bool:
         """Park an incoming event and record the event in the inbox, both in a new transaction, and return true.
 
-        With `due_in`, the event is due after this many seconds, and its consumer then claims it. If the event has already
-        taken effect or is already parked, change nothing and return false. An event with `held_by` is held by the circuit
-        of that handler; but if an earlier event of its ordering key is parked, it is parked behind that event instead, as
-        `KEY_PARKED`. With `asked`, the handlers of the event have asked to be called later.
+        If the event has already taken effect or is already parked, change nothing and return false. If the event has a
+        `held_by` and an earlier event of its ordering key is parked, park the event behind that event, as `KEY_PARKED`.
+        The circuit then does not hold the event.
+
+        Args:
+            event: The event.
+            due_in: Seconds until a consumer may claim the event; `None` if the event does not become due by itself.
+            asked: Whether the handlers of the event have asked to be called later.
         """
 
     @abstractmethod
@@ -283,27 +288,28 @@ class Parking(ABC):
 
     @abstractmethod
     async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
-        """Claim the event of a consumer that is due for the longest time, and return it; `None` if no event is due.
+        """Claim the event of a consumer that has been due for the longest time; return `None` if no event is due.
 
         The claim has a new number (`claim`), and the event becomes due again after `CLAIM_SECONDS`, in case the process
         dies. An event that a transaction has reserved is left out. A claim costs the same however many events wait.
 
-        With `held_by`, claim an event that the circuit of this handler holds instead, as a probe. Among these events, the
-        one that was claimed least often is chosen, then the first one. The circuit no longer holds the claimed event.
+        With `held_by`, claim a probe instead: one of the events that the circuit of this handler holds. Choose the
+        event that was claimed least often and, among several, the event with the lowest number. The circuit no longer
+        holds the claimed event.
         """
 
     @abstractmethod
     async def holders(self, consumer: str, /) -> Sequence[str]:
         """Return the names of the handlers whose circuits hold events of a consumer, sorted.
 
-        The costs grow with the number of the handlers, and not with the number of the events.
+        The cost grows with the number of these handlers, and not with the number of the events.
         """
 
     @abstractmethod
     async def let_go(self, consumer: str, held_by: str, /, *, limit: int = 1000) -> int:
         """Let at most `limit` events that the circuit of a handler holds become due now, and return their number.
 
-        They are chosen as by `claim`. Events that a transaction has reserved are left out.
+        The events that were claimed least often become due first. Events that a transaction has reserved are left out.
         """
 
     @abstractmethod
@@ -314,10 +320,13 @@ class Parking(ABC):
     async def start(self, event: ParkedEvent, limit: int, /, *, alone: bool = False, lasting: float = 0.0) -> Start:
         """Count a start of the handlers of a claimed event, in a transaction of its own.
 
-        The handlers may run for `lasting` seconds. If the database cannot leave out locked rows in `claim`, as SQLite, the
-        claim lasts as long.
-
-        At most `limit` starts are allowed, as with `Inbox.start`; `attempts` counts them.
+        Args:
+            event: The event as `claim` returned it.
+            limit: How often the handlers may be started, as with `Inbox.start`; `attempts` counts the starts.
+            alone: As with `Inbox.start`.
+            lasting: How long the handlers may run, in seconds. Most databases lock the row of the event while the
+                handlers run, and `claim` leaves out locked rows. SQLite locks no rows. There the claim is extended by
+                this time.
 
         Raises:
             ClaimLostError: The claim is over: the event was claimed again, or is no longer parked.
@@ -345,9 +354,9 @@ class Parking(ABC):
             due_in: Seconds until the next later try; `None` if the event waits for a person from now on.
             reason: The reason for which the event is parked from now on.
             error: The text of the error; `None` keeps the text that is stored.
-            started: Whether the counted start counts. `False` takes it back.
+            started: `False` takes back the start that `start` has counted. `True` changes no count.
             failed: Whether the pause counts in `tries`.
-            ended: `False` if the handlers were not started, so that a suspect stays a suspect.
+            ended: `False` if the handlers were not started. A suspect then stays a suspect.
             held_by: The handler whose circuit holds the event from now on. `due_in` is `None` then.
             asked: Whether the handlers have asked to be called later. The time of the first such call is kept.
 
