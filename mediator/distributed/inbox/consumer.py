@@ -54,10 +54,11 @@ class EventConsumer:
 
     Each delivery has its own scope and transaction. The transaction first records the event in the inbox, then runs the
     handlers, then stores the events that the handlers raise, and commits. After the commit the delivery is
-    acknowledged. When a handler fails, the event is redelivered after a short pause (`retry_delays`). After these quick
-    tries the event is set aside in the database, and the consumer tries the event again by itself (`later_delays`). After
-    the last later try the event is parked (dead-lettered). Starts in which the process died count too. An event that can
-    never be handled is parked at once: see `fatal_errors`. No event is ever dropped.
+    acknowledged. When a handler fails, the broker redelivers the event for a quick try after a short pause
+    (`retry_delays`). When all quick tries have failed, the consumer sets the event aside in the database, and makes
+    later tries by itself (`later_delays`). After the last later try the event is parked (dead-lettered). Starts in
+    which the process died count too. An event that can never be handled is parked at once: see `fatal_errors`. No event
+    is ever dropped.
 
     While the database is unavailable, or its outbox is full, the consumer waits. A start does not count if an outage, a
     full outbox or a stop of the consumer interrupted the start. When a process dies, each event that the process was
@@ -65,8 +66,8 @@ class EventConsumer:
     the cause.
 
     With `ordering="key"` the events of one partition are handled strictly one after the other, and all events of a key
-    are in one partition. Events of different partitions are handled concurrently. Once an event is set
-    aside or parked, the later events of its key are parked behind that event. They follow in order once it succeeded.
+    are in one partition. Events of different partitions are handled concurrently. Once an event is set aside or parked,
+    the later events of its key are parked behind that event. When that event has succeeded, they are handled in order.
 
     Args:
         subscription: Delivers the events.
@@ -91,9 +92,10 @@ class EventConsumer:
             quarter of the places, but at least one.
         longest_wait: How long an event may wait because its handlers raise `RetryLater`, in seconds since they did so
             first; by default 7 days. After that the event is parked.
-        circuit_failures: The number of different events in a row whose failures open the circuit of a handler class; `None`
-            for no circuits. While a circuit is open, the events of the handler are set aside without being tried, until
-            a probe succeeds. Circuits need parking.
+        circuit_failures: When this many different events in a row have failed in a handler class, the circuit of the
+            class opens; `None` for no circuits. While a circuit is open, the consumer sets the events of the handler
+            aside without trying them. From time to time, one event is tried as a probe. A probe that succeeds closes
+            the circuit. Circuits need parking.
         fatal_errors: Further errors after which an event is parked at once, because another attempt would fail again.
             `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always fatal.
         handler_timeout: How long the handlers of one event may take, in seconds, before they are cancelled.

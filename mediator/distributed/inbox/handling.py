@@ -48,8 +48,8 @@ class Handling:
     Attributes:
         outcome: The outcome of the transaction, even when `run` raises an error.
         context: The message context of the event. After the authentication, the context names the verified caller.
-        last_called: The class of the handler that was called last, or that a failing behavior kept from being called;
-            `None` before.
+        last_called: The class of the handler that was called last. If a behavior failed before the first call, the
+            class of the first handler. `None` if the pipeline was not called.
     """
 
     def __init__(

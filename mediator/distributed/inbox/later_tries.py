@@ -1,7 +1,8 @@
-"""LaterTries: tries events again that were set aside in the consumer's database, when they are due.
+"""LaterTries: tries set-aside events again when they are due. Until then the events wait in the consumer's database.
 
-An event is set aside after its quick tries. It keeps no place at the broker any more. With key ordering, later events of its
-key are parked behind it, and follow one after the other once it has succeeded.
+The consumer sets an event aside after its quick tries, when the circuit of a handler is open, and when a handler asks
+to be called later. The broker does not redeliver the event. With key ordering, later events of the key are parked
+behind the event. They follow one after the other once the event has succeeded.
 """
 
 import asyncio
@@ -43,14 +44,20 @@ from mediator.transactions import Outcome
 _POLL_SECONDS = 5.0
 """Seconds after which a worker looks for due events again, in case another process has set one aside."""
 _LOOK_SECONDS = 1.0
-"""Seconds after which a worker looks again for events that circuits hold. It looks for due events before each try."""
+"""Seconds after which a worker asks the database again which circuits hold events.
+
+If a closed circuit may still hold events, the worker asks at once.
+"""
 _LONGEST_WAIT = CLAIM_SECONDS / 2
 """The longest wait of a claimed event for the lock of this process, in seconds. The claim must not end meanwhile."""
 _MOST_INTERRUPTED = 10_000
 _SHORTEST_PAUSE = 1.0
 """Seconds to wait when an event is due, but another process has reserved it."""
 _REFUSED_PAUSE = 0.02
-"""Seconds to pause after an event was held again. Another process, whose circuit is closed, may let many events go."""
+"""Seconds to pause after a circuit has held an event again.
+
+A process whose circuit is closed may let many events become due, which a process with an open circuit holds again.
+"""
 _CANCELLED_PAUSE = 1.0
 """Seconds to pause after a handler cancelled its own task, because the event is due again at once."""
 
@@ -65,7 +72,7 @@ class LaterTries:
         parts: The objects that all processings of the consumer share.
         parking: Keeps the events that were set aside.
         read: Reads a parked event.
-        places: The queue of the deliveries, which lends places.
+        places: The queue of the deliveries. Each later try borrows a place from this queue.
         drain_timeout: The time in which running handlers must end when the consumer is stopped, in seconds.
     """
 
@@ -97,7 +104,7 @@ class LaterTries:
                 await asyncio.sleep(pause)
 
     async def _wait_for_work(self) -> None:
-        """Wait until an event is due, or a held event may be the probe of its circuit."""
+        """Wait until an event is due, or until a circuit that holds events can begin a probe."""
         parts = self._parts
         while True:
             parts.due.clear()
@@ -110,11 +117,14 @@ class LaterTries:
             pauses = [each for each in (due_in, parts.circuits.probe_in) if each is not None]
             if min(pauses, default=_POLL_SECONDS) <= 0:
                 return
-            # when a try ends here, the next event of its key may be due at once
+            # the end of a try in this process sets `due`, because the next event of the key may be due at once
             await pause_unless(parts.due, min([*pauses, _POLL_SECONDS]))
 
     async def _look_for_held(self) -> None:
-        """Let a batch of the held events of each closed circuit become due. Look seldom, unless one has just closed."""
+        """For each circuit that is not open, let a batch of the held events become due.
+
+        Do nothing if the last look was less than `_LOOK_SECONDS` ago, unless a closed circuit may still hold events.
+        """
         circuits, group, now = self._parts.circuits, self._parts.group, asyncio.get_running_loop().time()
         if now < self._next_look and not circuits.may_let_go:
             return
@@ -137,7 +147,10 @@ class LaterTries:
             self._places.give_back()
 
     async def _after_failure(self, event: str, error: Exception) -> None:
-        """Wait until the database is available, and then let the tries that an outage interrupted be given back first."""
+        """Wait until the database is available, and then pause.
+
+        During the pause, the tries that the outage interrupted give their events back.
+        """
         if is_backlog(error) or is_outage(error) or not await self._parts.outage.is_over(error):
             await self._parts.outage.wait_until_over(error, asyncio.Event())
         else:
@@ -153,7 +166,7 @@ class LaterTries:
         later = LaterTry(self._parts, self._parking, self._read, event, stopping=stopping, interruptions=interruptions)
         await later.run()
         if interruptions != Interruptions():
-            if len(self._interrupted) >= _MOST_INTERRUPTED:  # others have ended most of these tries
+            if len(self._interrupted) >= _MOST_INTERRUPTED:  # most of these events were handled by other processes
                 self._interrupted.clear()
             self._interrupted[event.number] = interruptions
         return _REFUSED_PAUSE if later.is_refused else 0.0
@@ -214,12 +227,15 @@ class LaterTry:
         return self._passage.refused_by is not None
 
     async def run(self) -> None:
-        """Count the start and run the handlers, unless the process died in the last allowed start.
+        """Count the start and run the handlers.
+
+        If a circuit refuses the event, hold the event again. If the process died in the last allowed start, leave the
+        event to a person.
 
         Raises:
             asyncio.CancelledError: The consumer is stopped. The event was given back, and its start does not count.
         """
-        with self._guard, suppress(ClaimLostError), self._passage:  # another process or a person has handled the event
+        with self._guard, suppress(ClaimLostError), self._passage:  # a lost claim: somebody else has the event
             if self._passage.refused_by is not None:
                 self._passage.put_off_probes()
                 await self._hold(self._passage.refused_by, has_begun=False)
@@ -268,7 +284,10 @@ class LaterTry:
         return int(self._parts.retries.attempts)
 
     async def _let_others_join(self, attempt: int) -> None:
-        """Let other events begin after a while. In its last start a suspect stays alone: its death parks it."""
+        """Let other events begin after `ALONE_SECONDS`. In its last allowed start, a suspect stays alone.
+
+        If the process dies in that start, the suspect is the cause, and is parked.
+        """
         if self._guard.is_exclusive and attempt < self._limit:
             await asyncio.sleep(ALONE_SECONDS)
             self._guard.downgrade()
@@ -285,7 +304,10 @@ class LaterTry:
             return Admission.NEW
 
         async def conclude(unit_of_work: UnitOfWork) -> None:
-            """Lock the key after the handlers, so that events of the key that arrive meanwhile are parked at once."""
+            """Remove the event and lock its key, but only after the handlers.
+
+            While the handlers run, arriving events of the key are parked at once, and need not wait for a lock.
+            """
             try:
                 await parking.take(unit_of_work, number, release_next=True)
             except Exception as error:
@@ -346,9 +368,10 @@ class LaterTry:
             await self._handler_failed(error, handler)
 
     async def _handler_failed(self, error: BaseException, handler: type | None) -> None:
-        """Hold the event if a circuit was open before. The failure that opens a circuit counts.
+        """Hold the event if the circuit of the handler was open before the failure. Otherwise the failure counts.
 
-        Otherwise, an event that opens a circuit alone whenever it is tried (`circuit_failures=1`) would be tried forever.
+        The failure that opens the circuit counts too. Else, with `circuit_failures=1`, an event that always fails would
+        open the circuit each time, and would be tried forever.
         """
         circuit = self._passage.failed(handler, self._event.event_id, error)
         if circuit is None or self._passage.has_opened:
@@ -367,7 +390,10 @@ class LaterTry:
         return is_outage(error) and self._interruptions.losses < most_losses(error)
 
     async def _wait_until_over(self, error: BaseException) -> bool:
-        """Let consumers of other databases go on, and wait. Return false if the consumer is stopped."""
+        """Wait until the outage is over. Return false if the consumer is stopped.
+
+        The lock is released, so that consumers of other databases go on.
+        """
         self._guard.release()
         return await self._parts.outage.wait_until_over(error, self._stopping, losses=self._interruptions.losses)
 

@@ -63,7 +63,8 @@ class Inbox(ABC):
         """Count a start of the handlers of a redelivered event, in a separate transaction.
 
         The first start of an event is not counted, to save a transaction. So an event without a count is treated as
-        started once, with `LastStart.BESIDE`. With `limit` starts, an event is `exhausted` only if the last is `ALONE`.
+        started once, with `LastStart.BESIDE`. After `limit` starts, the event is `exhausted` if its last start was
+        `LastStart.ALONE`.
 
         Args:
             consumer: The name of the consumer.

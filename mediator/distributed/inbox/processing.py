@@ -354,7 +354,7 @@ class Processing:
         return self._passage.failed(self._handling.last_called, self._identity.event_id, error)
 
     async def _hold(self, circuit: HandlerCircuit, attempts: int) -> Settlement:
-        """Set an event aside until the circuit of a handler closes. No start counts for it."""
+        """Set an event aside until the circuit of a handler closes. The start does not count."""
         event = self._parked(ParkReason.CIRCUIT_OPEN, None)
         event = replace(event, attempts=attempts, error=circuit.error, held_by=circuit.name)
         settlement = await self._park(event, None, None)
@@ -441,7 +441,10 @@ class Processing:
         return replace(parked, tries=tries)
 
     async def _park(self, event: ParkedEvent, error: BaseException | None, due_in: float | None) -> Settlement:
-        """Park an event for a person or, with `due_in`, until its first later try in so many seconds."""
+        """Park an event. With `due_in`, its first later try is due after this many seconds.
+
+        Without `due_in`, the event waits for a circuit if it has a `held_by`, and for a person otherwise.
+        """
         self._decided = partial(self._park, event, error, due_in)
         if self._parts.parking is not None:
             await failpoints.reach("consumer.before_park")

@@ -18,7 +18,7 @@ ENDLESS_DELAYS = (0.0, 1.0, 5.0, 30.0, 120.0, 600.0)
 """The pauses of a consumer without parking, in seconds. The last pause is repeated without end."""
 _JITTER = 0.2
 _RESPITE = 1.0
-"""The pause of a consumer without quick tries after an error that was not caused by the handlers, in seconds."""
+"""The pause after an error that the handlers did not cause, if the consumer has no quick tries, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class RetrySchedule:
         return _jittered(self.quick[min(attempt, len(self.quick)) - 1] if self.quick else _RESPITE, rng)
 
     def later_delay(self, tries: int, rng: random.Random) -> float | None:
-        """Return the next pause of an event that has used `tries` of them, in seconds; `None` when no pause is left."""
+        """Return the next pause of an event that has used `tries` pauses, in seconds; `None` when no pause is left."""
         return _jittered(self.later[tries], rng) if tries < len(self.later) else None
 
     @property
@@ -69,7 +69,12 @@ def _jittered(pause: float, rng: random.Random) -> float:
 def retry_schedule(
     *, parks: bool, retry_delays: Sequence[float] | None = None, later_delays: Sequence[float] | None = None
 ) -> RetrySchedule:
-    """Return the schedule of a consumer from the given values, or from the defaults. `parks` says whether it has a parking.
+    """Return the schedule of a consumer from the given values, or from the defaults.
+
+    Args:
+        parks: Whether the consumer has a parking.
+        retry_delays: The pauses before the quick tries, in seconds; `None` for the default.
+        later_delays: The pauses before the later tries, in seconds; `None` for the default.
 
     Raises:
         SettingError: A pause is negative, the quick tries take too long, or there are later tries without parking.

@@ -94,10 +94,10 @@ class Deliveries(ABC):
         """Wait for a delivery, even while the broker is unavailable. A cancelled call loses no delivery."""
 
     def pause(self) -> None:  # noqa: B027  # overriding is optional
-        """Ask the broker for no more deliveries until `resume` is called. `next` still returns what was asked for before.
+        """Ask the broker for no more deliveries until `resume` is called. A second call changes nothing.
 
-        Calling it twice changes nothing. A subscription that cannot pause does nothing; the consumer then sets aside
-        whatever arrives.
+        `next` still returns the deliveries that the broker was asked for before. A subscription that cannot pause does
+        nothing. The consumer then sets aside all events that arrive.
         """
 
     def resume(self) -> None:  # noqa: B027  # overriding is optional

@@ -12,7 +12,7 @@ _KEPT_FREE = 8
 """An eighth of the places, but at least one place, is kept free: see `FairQueue`."""
 
 _ENOUGH = 4
-"""With fewer places, other work that borrows places would hardly ever begin if some were kept free from it."""
+"""With fewer places, other work may borrow even a place that is kept free. Otherwise it would hardly ever begin."""
 
 
 class FairQueue(Generic[T]):
@@ -72,8 +72,8 @@ class FairQueue(Generic[T]):
     async def borrow(self) -> None:
         """Wait for a place for other work, and take the place. Call `give_back` when that work has ended.
 
-        Other work and the work of this queue take turns. Of four places or more, other work leaves those free that are
-        kept free.
+        Other work and the work of this queue take turns. If the queue has at least four places, other work cannot
+        borrow the places that are kept free.
         """
         self._borrowers += 1
         try:
