@@ -90,8 +90,8 @@ class EventConsumer:
         later_delays: The pauses before the later tries of an event, in seconds; by default 30 s, 2 min, 10 min, 1 h and
             6 h, and none without parking. During a pause the event waits in the database. Later tries use at most a
             quarter of the places, but at least one.
-        longest_wait: How long an event may wait because its handlers raise `RetryLater`, in seconds since they did so
-            first; by default 7 days. After that the event is parked.
+        longest_wait: How long an event may wait because its handlers raise `RetryLater`, in seconds since the first
+            `RetryLater`; by default 7 days. After that the event is parked.
         circuit_failures: When this many different events in a row have failed in a handler class, the circuit of the
             class opens; `None` for no circuits. While a circuit is open, the consumer sets the events of the handler
             aside without trying them. From time to time, one event is tried as a probe. A probe that succeeds closes

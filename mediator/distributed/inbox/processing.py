@@ -125,8 +125,9 @@ class Attempt:
     async def joined(self) -> AsyncGenerator[None, None]:
         """Run the body. If the event is a suspect, let other events begin only after `ALONE_SECONDS`.
 
-        Just before other events begin, the start of the suspect is recorded as ended. In its last allowed start a
-        suspect stays alone. If the process dies in that start, the suspect is the cause.
+        Just before other events begin, the inbox records the start of the suspect as ended. So if the process dies
+        later, the suspect is not taken for the cause. In its last allowed start a suspect stays alone. If the process
+        dies in that start, the suspect is the cause.
         """
         if not self.guard.is_exclusive or self.number >= self._limit:
             yield

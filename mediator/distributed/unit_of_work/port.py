@@ -335,8 +335,8 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             CommittedError: The transaction committed, but an error followed.
             RolledBackError: A dispatch that joined the transaction failed, and its caller caught the error.
             NoUnitOfWorkError: The session of another unit of work in this scope holds changes that nothing would write.
-            StaleObjectError: An earlier transaction loaded an object, another transaction changed the object's row, and
-                this transaction changed the object after that.
+            StaleObjectError: This transaction changed an object that was loaded in an earlier transaction. Since the
+                object was loaded, another transaction has changed or deleted its row.
             CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
             DispatchDepthError: Domain events cause each other without end, or there are more than `max_domain_events`
                 domain events.
