@@ -33,9 +33,9 @@ class Logger:
     """Writes lines to the structlog logger `mediator`, with structlog's configuration at the time of writing.
 
     A line that cannot be written is lost and counted; no error is raised. Before the next line that can be written, an
-    additional line says how many lines were lost, and why. No field has a name that the standard library's `LogRecord`
-    reserves. Texts are printable and have at most 2,000 characters, also inside lists and mappings. At most 100 items
-    of a list or mapping are written. The field `stack` may have several lines and 50,000 characters.
+    additional line says how many lines were lost, and why. Do not use names of fields that the standard library's
+    `LogRecord` reserves. Texts are printable and have at most 2,000 characters, also inside lists and mappings. At most
+    100 items of a list or mapping are written. The field `stack` may have several lines and 50,000 characters.
     """
 
     __slots__ = ("_fields", "_log")
@@ -176,7 +176,7 @@ class Guard:
 
 
 def _loop_time() -> float:
-    """Return the time of the running event loop, or the monotonic time if no loop runs. Timers of the loop end periods."""
+    """Return the time of the running event loop, by which its timers run, or the monotonic time if no loop runs."""
     try:
         return asyncio.get_running_loop().time()
     except RuntimeError:

@@ -100,7 +100,7 @@ def _ids(message: object) -> dict[str, str]:
 
 @contextmanager
 def _current(span: Span) -> Generator[None, None, None]:
-    """Make a span the current span for the body, as `trace.use_span` does, but raise every error of the body unchanged."""
+    """Make a span the current span for the body. Errors of the body pass through unrecorded; the caller records them."""
     token = context.attach(trace.set_span_in_context(span))
     try:
         yield

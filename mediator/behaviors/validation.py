@@ -105,7 +105,7 @@ class ValidationBehavior(_Validation, CollaboratorBehavior):
 
 
 class StreamValidationBehavior(_Validation, StreamCollaboratorBehavior):
-    """Refuses an invalid stream request, as `ValidationBehavior` refuses messages, when the first item is requested."""
+    """Refuses an invalid stream request when its first item is requested. `ValidationBehavior` refuses other messages."""
 
     async def handle_with(
         self, collaborators: Sequence[Binding], request: Any, call_next: StreamNext[Any], /

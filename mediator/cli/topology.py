@@ -189,9 +189,9 @@ def topology_diff(target: str, packages: tuple[str, ...], machine: bool, timeout
     is_flag=True,
     help="Also change age, size, duplicate window and replicas of streams that the container publishes to.",
 )
-@click.option("--prune", is_flag=True, help="Remove subjects that no handler needs from consumers.")
+@click.option("--prune", is_flag=True, help="Also remove from consumers the subjects that no handler needs.")
 def topology_apply(target: str, packages: tuple[str, ...], *, machine: bool, **options: Any) -> None:
-    """Create missing streams and consumers, and add subjects to consumers. Nothing is deleted.
+    """Create missing streams and consumers, and add subjects to consumers. No stream and no consumer is deleted.
 
     Exits with status 1 when a difference remains that this command does not remove.
     """

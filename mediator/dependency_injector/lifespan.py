@@ -111,8 +111,8 @@ async def started_resources(container: Any) -> AsyncGenerator[None]:
     that the next start makes these singletons again.
 
     Raises:
-        Exception: The error of the body or of a starting resource, with the errors of stopping resources as notes.
-        Exception: If only stopping failed, the error of a stopping resource, or an `ExceptionGroup` of several errors.
+        Exception: The body or the start of a resource failed. Errors of stopping resources are added as notes. If only
+            the stop failed, its error is raised; several such errors are raised as an `ExceptionGroup`.
     """
     async with _resources(container) as resources:
         await resources.start(resources.graph.resources())

@@ -102,7 +102,7 @@ def arguments_for(
         chosen = _choose(parameter, hints, candidates)
         if isinstance(chosen, Missing):
             missing.append(chosen)
-        elif parameter.kind is parameter.POSITIONAL_ONLY:  # a default keeps the positions of later arguments
+        elif parameter.kind is parameter.POSITIONAL_ONLY:  # without the default, later arguments would move up
             args.append(chosen.provider if chosen else parameter.default)
         elif chosen is not None:
             kwargs[parameter.name] = chosen.provider

@@ -287,7 +287,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
 def _is_entry(frame: Frame) -> bool:
     """Return whether the message was dispatched from outside, and not while another message was handled.
 
-    The frames of a retry have the context of the message itself, and do not count as another message.
+    A retry adds a frame for the same message. The frame has the context of the message, so it is not taken for another one.
     """
     dispatch = frame.dispatch or frame
     outer = dispatch.parent

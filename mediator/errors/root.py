@@ -134,7 +134,7 @@ def _deep(value: Any, memo: dict[int, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """An object that is pickled as a function call whose arguments can all be pickled."""
+    """Stands for another object in a pickle. To unpickle it, pickle calls a function that makes the other object."""
 
     reduced: tuple[Any, ...]
 

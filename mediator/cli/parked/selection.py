@@ -144,12 +144,12 @@ selecting_parked: CommandDecorator = selecting(
     click.option(
         "--waiting/--not-waiting",
         default=None,
-        help="Only events that their consumer tries again by itself, or only other events.",
+        help="Only events that their consumer tries again by itself (--waiting), or only the others (--not-waiting).",
     ),
     click.option(
         "--held-by",
         type=NAME,
-        help="Only events that the open circuit of this handler holds: the class with its module, as `show` names it.",
+        help="Only events that the circuit of this handler holds. Give the module and the class, as `show` prints them.",
     ),
     click.option(
         "--parking", type=NAME, help="Only events in the parking of this provider, such as container.parking."

@@ -87,8 +87,8 @@ class EncryptingCodec:
         """Decrypt a payload and decode it to plain data.
 
         Raises:
-            EventNotDecodableError: The payload cannot be decrypted or is not an object with fields; or the inner codec
-                does not decode to plain data.
+            EventNotDecodableError: The payload cannot be decrypted, or is not an object with fields. The error is raised
+                for every payload if the inner codec is no `PlainDataCodec`.
         """
         return self._plain().decode_data(self._decrypt(data, "unknown"))
 

@@ -18,7 +18,7 @@ ENDLESS_DELAYS = (0.0, 1.0, 5.0, 30.0, 120.0, 600.0)
 """The pauses of a consumer without parking, in seconds. The last pause is repeated without end."""
 _JITTER = 0.2
 _RESPITE = 1.0
-"""The pause after an error that the handlers did not cause, if the consumer has no quick tries, in seconds."""
+"""Seconds until a delivery is tried again after an error outside the handlers, if the consumer has no quick tries."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,8 @@ class Delivery(ABC):
         problem: Why the message is not a CloudEvent: the `reason` of an `EventNotDecodableError`. Empty when the
             message is a CloudEvent.
         unreadable: The readable parts of a message that is not a valid event.
-        former_id: The substitute id that an event without an id had before version 2 of the tables; `None` for an event
-            with an id.
+        former_id: For a message without an id: the id by which the inbox knew the message before version 2 of the tables.
+            `None` for a message with an id.
         attempt: The number of this delivery of the event, from 1.
         subject: The subject on which the event was published: `<prefix>.<event type>.<partition>`.
         sequence: The sequence of the event in the stream.
@@ -96,8 +96,8 @@ class Deliveries(ABC):
     def pause(self) -> None:  # noqa: B027  # overriding is optional
         """Ask the broker for no more deliveries until `resume` is called. A second call changes nothing.
 
-        `next` still returns the deliveries that the broker was asked for before. A subscription that cannot pause does
-        nothing. The consumer then sets aside all events that arrive.
+        `next` still returns the deliveries that the broker was asked for before. If a subscription cannot pause, this
+        method does nothing, and the consumer parks the events that arrive.
         """
 
     def resume(self) -> None:  # noqa: B027  # overriding is optional

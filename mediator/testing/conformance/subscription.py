@@ -256,7 +256,7 @@ class DeliveryConformance(TransportSuite):
     """Every event is delivered until it is acknowledged or terminated. The deliveries of each event are counted."""
 
     async def test_an_acknowledged_event_is_not_delivered_again_to_its_group(self) -> None:
-        """The event is delivered again neither after `ack_wait` nor when the group opens again."""
+        """No further delivery comes after `ack_wait`, or when the group opens again."""
         async with self.holding(*events(3)) as transport:
             async with self.reading(transport, ack_wait=0.5) as reader:
                 await reader.take(3)
@@ -341,9 +341,8 @@ class DeliveryConformance(TransportSuite):
         async with self.holding(event("a", "k"), event("b", "k")) as transport:
             async with self.reading(transport, ack_wait=0.5) as reader:
                 await (await reader.hold_one()).term("it cannot be read:\n" + "\x1b[31m" * 500)
-                await (await reader.hold_one()).nak(
-                    0.8
-                )  # longer than `ack_wait`: if `term` had failed, "a" would come again before "b"
+                # "b" comes again after 0.8 s. If `term` had no effect, "a" would come again after 0.5 s (`ack_wait`).
+                await (await reader.hold_one()).nak(0.8)
                 assert await reader.take_ids() == ["b"]
             async with self.reading(transport, "other") as reader:
                 assert await reader.take_ids(2) == ["a", "b"]
@@ -546,7 +545,7 @@ _pausing = needs(TransportCapability.PAUSE)
 class PausingConformance(TransportSuite):
     """A pause loses no event and changes no order. A subscription that cannot pause passes the cases that need no `PAUSE`.
 
-    With a `prefetch` of 1, a process that holds a delivery of a key has asked for no further event of the key.
+    The cases use a `prefetch` of 1. So while a process holds a delivery, it has asked for no other event.
     """
 
     @_pausing

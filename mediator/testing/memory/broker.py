@@ -355,7 +355,7 @@ class _Delivery(Delivery):
 
 
 class InMemoryStreamContents(StreamContents):
-    """Presents the single stream of a broker as one stream for each domain, even for domains without events.
+    """Divides the only stream of a broker into one stream for each domain. The stream of an unknown domain is empty.
 
     `stored` returns the stored events, in order. During a simulated outage, `stored` raises a `PublisherUnavailableError`.
     """
