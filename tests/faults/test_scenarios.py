@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from mediator.nats import NatsServer
 from mediator.sqlalchemy import open_engine
-from tests.faults.scenarios import flaky, ordered, outage, poison, relays, strangers, tables
+from tests.faults.scenarios import ordered, outage, poison, relays, strangers, tables
 from tests.faults.scenarios.application import STREAM
 from tests.faults.scenarios.checker import Findings, check_effects, check_stream, compare, resumed
 from tests.faults.scenarios.processes import ROOT
@@ -38,7 +38,6 @@ RUNS = {
     "relays": (relays.run, 300),
     "outage": (outage.run, 1000),
     "ordered": (ordered.run, 300),
-    "flaky": (flaky.run, 300),
     "poison": (poison.run, 60),
     "strangers": (strangers.run, 100),
 }

@@ -245,8 +245,14 @@ class LaterTry:
     async def _run(self) -> None:
         try:
             start = await self._start()
-        except asyncio.CancelledError:
-            await self._give_back(begun=False)
+        except ClaimLostError:
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            try:
+                if not is_own_cancellation(error) and await self._is_outage(error):
+                    await self._wait_until_over(error)
+            finally:
+                await self._give_back(begun=await self._is_counted())
             raise
         if start is None:  # the consumer is stopped, or other events take too long here
             await self._give_back(begun=False)
@@ -270,6 +276,12 @@ class LaterTry:
         if not await self._in_time(self._guard.exclusive(start.attempt)):
             return None
         return await self._parking.start(self._event, self._limit, alone=True, lasting=lasting)
+
+    async def _is_counted(self) -> bool:
+        """Return whether the database has counted the start. An outage or a stop may have hidden its answer."""
+        getting = await finish(self._parking.get(self._event.number), TAKE_BACK_SECONDS)
+        is_known = getting.task.done() and getting.failure is None
+        return is_known and getting.task.result().attempts > self._event.attempts
 
     async def _in_time(self, waiting: Coroutine[Any, Any, bool]) -> bool:
         """Wait for the lock, but not until the claim ends. Return false also when the consumer is stopped."""

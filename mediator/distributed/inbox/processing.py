@@ -107,6 +107,7 @@ class Attempt:
         self._inbox = parts.inbox
         self._row = (identity.consumer, identity.source, identity.event_id)
         self._limit = int(min(parts.retries.quick_attempts, _WITHOUT_LIMIT))
+        self._uncertain: int | None = None
 
     @property
     def number(self) -> int:
@@ -146,9 +147,14 @@ class Attempt:
 
     async def _counted(self) -> Start | None:
         start = await self._count()
+        if start.attempt == self._uncertain:  # an outage hid that the database had counted this start
+            return Start(start.attempt) if await self.guard.exclusive(start.attempt) else None
         if not start.suspect:
             return start
-        return await self._count() if await self.guard.exclusive(start.attempt) else None
+        if not await self.guard.exclusive(start.attempt):
+            return None
+        self._uncertain = start.attempt + 1
+        return await self._count()
 
     async def _count(self) -> Start:
         start = await self._inbox.start(*self._row, self._limit, alone=self.guard.is_exclusive)

@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
         ack_wait: Seconds for which the broker waits for an acknowledgement; `None` for the default.
         retry_delays: The pauses before the quick tries of an event; `None` for the default.
         later_delays: The pauses before the later tries of an event.
+        handler_timeout: Seconds that the handlers of an event may take.
         max_pending: The maximum number of pending events in the outbox.
         repaired: Whether handlers can handle the events that they refused before.
     """
@@ -60,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True):
     ack_wait: float | None = None
     retry_delays: list[float] | None = None
     later_delays: list[float] = []
+    handler_timeout: float = 300.0
     max_pending: int | None = None
     repaired: bool = False
 
@@ -211,7 +213,7 @@ class KeeperContainer(containers.DeclarativeContainer):
     consumer = providers.Singleton(
         EventConsumer, subscription, inbox, unit_of_work.provider, mediator, parking=parking, ordering="key",
         retry_delays=config.retry_delays,
-        later_delays=config.later_delays, drain_timeout=1.0,
+        later_delays=config.later_delays, handler_timeout=config.handler_timeout, drain_timeout=1.0,
     )  # fmt: skip
     keep = providers.Factory(KeepMoved, unit_of_work, config.repaired)
 

@@ -42,8 +42,8 @@ async def kill_repeatedly(site: Site, keeper: Process) -> None:
         await keeper.start()
 
 
-async def until_kept(site: Site) -> None:
-    """Wait until each written event has taken effect and the consumer was killed often enough."""
+async def until_kept(site: Site, *, share: float = 1.0) -> None:
+    """Wait until this share of the written events has taken effect and the consumer was killed often enough."""
     told = 0.0
     total, kills = await site.written(), site.options.accidents
 
@@ -53,7 +53,7 @@ async def until_kept(site: Site) -> None:
         if time.monotonic() - told > 5:
             told = time.monotonic()
             site.report.progress(f"{effects:,} of {total:,} took effect, {site.report.figures.get('kills', 0)} kills")
-        return effects >= total and site.report.figures.get("kills", 0) >= kills
+        return effects >= share * total and site.report.figures.get("kills", 0) >= kills
 
     try:
         await site.until(kept, "all effects", 600)

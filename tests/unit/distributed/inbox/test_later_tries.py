@@ -612,6 +612,25 @@ async def test_an_outage_of_the_database_during_a_later_try_costs_nothing(second
 
 
 @in_virtual_time
+async def test_an_outage_that_hides_the_count_of_a_later_try_costs_no_attempt() -> None:
+    application = Patient({"later_delays": (30.0,)})
+    await application.set_aside(1)
+    start = application.parking.start
+
+    async def losing_an_answer(*arguments: Any, **options: Any) -> Any:
+        application.parking.start = start  # type: ignore[method-assign]
+        await start(*arguments, **options)
+        raise DatabaseUnavailableError("memory", "the answer is lost")
+
+    application.parking.start = losing_an_answer  # type: ignore[method-assign]
+    application.acts[1] = failing(ValueError("not yet"))
+    async with application.running():
+        await asyncio.sleep(200)
+    assert application.starts[1] == 2
+    assert application.parked() == [("e1", "handler-failed", 2)]
+
+
+@in_virtual_time
 async def test_an_outage_while_events_wait_delays_them_and_costs_nothing() -> None:
     application = Patient()
     await application.set_aside(1)

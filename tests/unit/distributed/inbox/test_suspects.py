@@ -12,6 +12,7 @@ from mediator import EventConsumer
 from mediator.distributed.inbox import LastStart, ParkedReplay
 from mediator.distributed.inbox.shared_lock import Guard, shared_lock_here
 from mediator.distributed.parking import ParkedFilter
+from mediator.errors import DatabaseUnavailableError
 from mediator.testing import InMemoryEventSubscription
 from tests.unit.distributed.inbox.application import TYPE, Application, OrderPlaced, failing, hanging
 from tests.unit.virtual_time import settle
@@ -292,3 +293,23 @@ async def test_a_killer_due_to_be_parked_when_the_consumer_stopped_is_not_starte
     await application.run_process(1)
     assert application.parked() == [("e1", "process-died", 3)]
     assert application.starts[1] == 3
+
+
+async def test_an_outage_that_hides_the_count_of_the_last_allowed_start_parks_no_event():
+    application = MortalApplication([1], retry_delays=(0.0,))
+    application.publish(1)
+    assert not await application.run_process(1)
+    application.acts = {}
+    start = application.inbox.start
+
+    async def losing_an_answer(*arguments: Any, **options: Any) -> Any:
+        counted = await start(*arguments, **options)
+        if not counted.suspect:
+            application.inbox.start = start  # type: ignore[method-assign]
+            raise DatabaseUnavailableError("memory", "the answer is lost")
+        return counted
+
+    application.inbox.start = losing_an_answer  # type: ignore[method-assign]
+    assert await application.run_process(1)
+    assert (application.effects, application.parked()) == ([1], [])
+    assert application.attempts == [(1, 1), (1, 2)]
