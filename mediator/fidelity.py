@@ -1,10 +1,10 @@
 """Fidelity: compares a value that was written with the value that was read again, part by part.
 
-Values are compared by type and by field, because `==` is not enough. By `==`, 1 equals 1.0 and `True`, 0.0 equals -0.0,
-and an instant equals the same instant in another time zone; two objects without `__eq__` are never equal. Two
+Values are compared by type and by field, because `==` is not enough. By `==`, 1 equals 1.0 and also `True`; 0.0 equals
+-0.0; and an instant equals the same instant in another time zone. Two objects without `__eq__` never equal. Two
 differences of type are allowed. An `int` may be read as an equal `float`, because type checkers accept an `int` as a
-`float`. An instance of a subclass of `UUID`, `datetime` or `date` may be read as an instance of `UUID`, `datetime` or
-`date` itself, because database drivers and date libraries produce such subclasses.
+`float`. A value whose class derives from `UUID`, `datetime` or `date` may be read as a plain `UUID`, `datetime` or
+`date`, because database drivers and date libraries have such classes. But a `datetime` must not be read as a `date`.
 """
 
 import enum

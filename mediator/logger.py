@@ -82,7 +82,7 @@ def _fitting(fields: dict[str, object]) -> dict[str, Any]:
 
 
 def _fit(value: Any, depth: int = 0) -> Any:
-    """Return a value with its texts made printable and cut. Objects other than texts and collections are unchanged."""
+    """Return a value with its texts made printable and cut, also inside collections. Bytes are cut too."""
     kind = value.__class__
     if isinstance(value, str):
         fit = shown(value, LONGEST_REASON)

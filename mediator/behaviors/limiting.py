@@ -29,7 +29,7 @@ class StrangersKey:
 class LimitBehavior(PipelineBehavior[Message, Any]):
     """Lets a message through if its limit is not reached.
 
-    A message that is dispatched inside another message does not count. If inner messages counted, outer messages could
+    A message that is dispatched inside a message of the same limit does not count. If it counted, outer messages could
     hold all slots while their inner messages wait forever. If the limit is reached inside a running transaction, the
     message is refused at once, because the transaction would keep its database locks while the message waits.
 

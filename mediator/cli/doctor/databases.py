@@ -264,12 +264,12 @@ def _pool_finding(installation: Installation, part: Part[Any]) -> Finding | None
     )
     relaying = sum(engine is part.value for engine in installation.relays)
     relaying = relaying if database_of(part.value).dialect == "postgresql" else min(relaying, 1)
-    needed = consuming + relaying + _FOR_ONE_MORE
+    needed = max(consuming + relaying, 1) + _FOR_ONE_MORE
     text = (
         f"{capacity} connections; {needed} are needed for {consuming} events at a time, {relaying} relays and "
         "one other dispatch"
     )
-    if capacity >= max(needed, 1 + _FOR_ONE_MORE):
+    if capacity >= needed:
         return ok("pool", part.label, text)
     remedy = f"Open the engine with pool_size={needed}, or handle fewer events at a time."
     return warning("pool-size", part.label, text, remedy)

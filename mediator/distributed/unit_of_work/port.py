@@ -36,7 +36,7 @@ from mediator.transactions import Outcome
 class DatabaseTransaction(ABC):
     """The port to the transactions of a database.
 
-    The methods are never called concurrently. When a method fails, the transaction is rolled back.
+    The methods are never called concurrently. When a method fails before the commit, its caller rolls back.
 
     Attributes:
         settling: `True` while the database has not answered a COMMIT or ROLLBACK yet. During this time nothing else may

@@ -138,7 +138,7 @@ class NatsEventSubscription(EventSubscription):
         return self._open(groups, prefetch, ordering)
 
     def topology(self, event_types: Iterable[str], *, ordering: Ordering = "none") -> Topology:
-        """Return the streams and consumers that `open` needs for these event types; raise the errors of `open`."""
+        """Return the streams and consumers that `open` needs for these event types."""
         groups = self._groups(event_types, ordering)
         wanted = partial(WantedStream, settings=self._settings, own=False, ordered=ordering == "key")
         return Topology(

@@ -283,7 +283,7 @@ class ParkingConformance(StorageSuite):
             await take(storage, second)
 
     async def test_a_number_that_is_not_parked_is_not_found(self) -> None:
-        """All methods raise `ParkedEventNotFoundError` for an unknown number. `release` also refuses incoming events."""
+        """The methods that return an event raise `ParkedEventNotFoundError`. `release` also refuses incoming events."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             missing = number + 1

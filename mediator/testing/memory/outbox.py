@@ -153,7 +153,7 @@ class InMemoryOutbox(Outbox):
         return None if earliest is None else max(0.0, earliest - self._database.now())
 
     async def clean(self, _limit: int, /) -> int:
-        """Return 0, because no archived event is ever deleted."""
+        """Return 0, because archived events do not expire in memory."""
         return 0
 
     async def cancel(self, event_id: str, /, *, unit_of_work: UnitOfWork | None = None) -> bool:

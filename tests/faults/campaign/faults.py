@@ -147,7 +147,7 @@ class Faults:
         try:
             await asyncio.sleep(rng.uniform(1.0, 10.0))
         finally:
-            away.unlink()
+            away.unlink(missing_ok=True)  # another outage of the service may have ended meanwhile
 
     # Events that cannot be handled.
 
