@@ -26,7 +26,7 @@ class ParkReason(enum.StrEnum):
     """The reason why an event was parked."""
 
     HANDLER_FAILED = "handler-failed"
-    """The handlers of the event failed in the last allowed attempt, or asked too long to be called later."""
+    """The handlers failed in the last allowed attempt, or `RetryLater` would delay the event for longer than allowed."""
     FATAL_ERROR = "fatal-error"
     """The handlers of the event raised an error that another attempt would raise again."""
     PROCESS_DIED = "process-died"
@@ -236,9 +236,9 @@ class Parking(ABC):
     async def park(self, event: ParkedEvent, /, *, due_in: float | None = None, asked: bool = False) -> bool:
         """Park an incoming event and record the event in the inbox, both in a new transaction, and return true.
 
-        If the event has already taken effect or is already parked, change nothing and return false. If the event has a
-        `held_by` and an earlier event of its ordering key is parked, park the event behind that event, as `KEY_PARKED`.
-        The circuit then does not hold the event.
+        If the event has already taken effect or is already parked, change nothing and return false. An event
+        with `held_by` is held by that circuit, with one exception: if an earlier event of its ordering key is parked,
+        the event is parked behind it, as `KEY_PARKED`, and no circuit holds it.
 
         Args:
             event: The event.
@@ -288,7 +288,7 @@ class Parking(ABC):
 
     @abstractmethod
     async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
-        """Claim the event of a consumer that has been due for the longest time; return `None` if no event is due.
+        """Of a consumer's due events, claim the one that became due first; return `None` if no event is due.
 
         The claim has a new number (`claim`), and the event becomes due again after `CLAIM_SECONDS`, in case the process
         dies. An event that a transaction has reserved is left out. A claim costs the same however many events wait.
@@ -355,10 +355,10 @@ class Parking(ABC):
             reason: The reason for which the event is parked from now on.
             error: The text of the error; `None` keeps the text that is stored.
             started: `False` takes back the start that `start` has counted. `True` changes no count.
-            failed: Whether the pause counts in `tries`.
-            ended: `False` if the handlers were not started. A suspect then stays a suspect.
+            failed: Whether the event uses up one of its `later_delays`, which `tries` counts.
+            ended: `False` if the handlers were not even started. A suspect then stays a suspect.
             held_by: The handler whose circuit holds the event from now on. `due_in` is `None` then.
-            asked: Whether the handlers have asked to be called later. The time of the first such call is kept.
+            asked: Whether the handlers raised `RetryLater`. `asked_at` keeps the time at which they first did so.
 
         Raises:
             ClaimLostError: The claim is over: the event was claimed again, or is no longer parked.

@@ -19,14 +19,13 @@ from mediator.mediator import Mediator
 from mediator.printable import shown, traceback_of
 
 CIRCUIT_FAILURES: int = 5
-"""The number of different events in a row whose failures open a circuit by default."""
+"""By default, a circuit opens when this many different events have failed one after the other."""
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 """The longest pause between two probes, in seconds."""
 _LATELY = 300.0
-"""Seconds for which an event class counts as delivered lately, from its last delivery to the newest delivery of all.
-
-When the consumer starts, all event classes count as just delivered.
+"""The newest delivery and the last delivery of an event class may be this many seconds apart, if the class is to count
+as delivered lately. When the consumer starts, all event classes count as just delivered.
 """
 
 
@@ -35,13 +34,15 @@ class HandlerCircuit:
 
     The circuit is closed at first, and all events pass. The circuit opens when `failures` different events have failed
     one after the other. While the circuit is open, only one event at a time passes, as a probe. The pause before a
-    probe grows from 1 s to 30 s. A probe that succeeds closes the circuit; the results of other events do not count.
+    probe grows from 1 s to 30 s. A probe that succeeds closes the circuit. Other events, which were already being handled
+    when the circuit opened, neither close it nor keep it open.
 
     Attributes:
         name: The name of the handler class, with its module.
         error: The text of the error that opened the circuit, or of the last failed probe.
         is_open: Whether the events of the handler are set aside.
-        holds: Whether circuits of this handler hold events, in any process, as far as this process knows.
+        holds: Whether events of this handler are held in the database, as far as this process knows. Other processes may
+            hold them too.
     """
 
     def __init__(self, name: str, failures: int, rng: random.Random, log: Logger) -> None:
@@ -137,9 +138,9 @@ class HandlerCircuit:
 class Passage:
     """Decides whether one event passes the circuits of its handlers. Leaving the `with` block ends unfinished probes.
 
-    If some of the circuits are open, the event passes as a probe of all the open circuits together. For this, the pause
-    of one open circuit has to be over, and no other event may be a probe of them. If the pauses of all open circuits
-    had to be over, two circuits could refuse the event in turn without end.
+    An event with several open circuits passes as a probe of all of them. It passes when the pause of at least one of them
+    is over and none of them is being probed. (If it had to wait for all the pauses, one circuit after the other could
+    refuse the event, without end.)
 
     Attributes:
         refused_by: The open circuit that refuses the event; `None` if the event may be handled.
@@ -219,8 +220,8 @@ class Passage:
 class Circuits:
     """The circuits of the handler classes of one consumer.
 
-    While open circuits hold all event classes that were delivered lately, the subscription is paused. The broker then
-    keeps the further events.
+    The subscription is paused while each event class that was delivered lately has an open circuit that holds events.
+    The broker then keeps the further events.
 
     Args:
         mediator: The mediator whose handlers handle the events.
@@ -259,7 +260,7 @@ class Circuits:
         return Passage(self._of(event_class), self._has_changed)
 
     def note_let_go(self, event_class: type | None) -> None:
-        """Record that a process whose circuit is closed has let a held event of the given class become due."""
+        """Record that another process let a held event of the given class become due. The circuit there is closed."""
         for circuit in self._of(event_class):
             circuit.hasten_probe()
 
@@ -270,10 +271,10 @@ class Circuits:
             self._has_changed()
 
     def note_holders(self, names: Iterable[str]) -> Sequence[str]:
-        """Record which circuits hold events, in any process, and return those names whose circuits are not open here.
+        """Record the names of all handlers with held events, and return the names of those whose events can be let go.
 
-        The held events of these circuits may become due. If a circuit holds events, but no call of its handler has
-        ended in this process, the circuit opens first, and the next event is a probe.
+        These are the handlers whose circuits are not open in this process. If this process has not yet called a handler
+        whose events another process holds, the circuit of the handler opens here, and the next event is a probe.
         """
         held = frozenset(names)
         if held and self._failures is not None:
