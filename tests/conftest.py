@@ -24,11 +24,11 @@ settings.load_profile("mediator")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare this process for its tests and for the processes that they start."""
-    _restore_ctrl_c()
+    restore_ctrl_c()
     _keep_bytecode(config)
 
 
-def _restore_ctrl_c() -> None:
+def restore_ctrl_c() -> None:
     """Restore the handler of Ctrl-C. Background processes of a script ignore Ctrl-C and pass that on to child processes."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

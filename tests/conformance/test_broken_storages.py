@@ -318,8 +318,8 @@ class ReleasingParking(InMemoryParking):
 class OvertakingParking(InMemoryParking):
     """Holds an event although an earlier event of its key is parked."""
 
-    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
-        parked = await super().park(event, due_in=due_in)
+    async def park(self, event: ParkedEvent, /, **options: Any) -> bool:
+        parked = await super().park(event, **options)
         stored = self.events[-1]
         if parked and event.held_by is not None and stored.held_by is None:
             self._database.tables["mediator_parked"][stored.number] = replace(event, number=stored.number)
@@ -329,19 +329,19 @@ class OvertakingParking(InMemoryParking):
 class HoldingKeysParking(InMemoryParking):
     """Parks a held event behind an earlier event of its key, even in a group without order."""
 
-    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
+    async def park(self, event: ParkedEvent, /, **options: Any) -> bool:
         keys = {each.partition_key for each in self.events if each.consumer == event.consumer} - {None}
         behind = event.held_by is not None and event.partition_key in keys
-        return await super().park(behind_its_key(event) if behind else event, due_in=due_in)
+        return await super().park(behind_its_key(event) if behind else event, **options)
 
 
 class ImpatientParking(InMemoryParking):
     """Parks a held event without waiting for the replay of the last event of its key."""
 
-    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
+    async def park(self, event: ParkedEvent, /, **options: Any) -> bool:
         locks, self._database.locks = self._database.locks, {}
         try:
-            return await super().park(event, due_in=due_in)
+            return await super().park(event, **options)
         finally:
             self._database.locks = locks
 

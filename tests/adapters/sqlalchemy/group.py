@@ -46,7 +46,14 @@ class Group:
             self.inbox,
             self._unit_of_work,
             Mediator(Registry([binding], [])),
-            **{"parking": self.parking, "unknown_type_grace": 0.0, "retry_delays": (), "later_delays": (), **options},
+            **{
+                "parking": self.parking,
+                "unknown_type_grace": 0.0,
+                "retry_delays": (),
+                "later_delays": (),
+                "circuit_failures": None,
+                **options,
+            },
         )
 
     def _unit_of_work(self) -> SqlAlchemyUnitOfWork:

@@ -139,11 +139,11 @@ class Refusing(SqlAlchemyParking):
 
     refusals: int = 3
 
-    async def park(self, event: ParkedEvent, /, *, due_in: float | None = None) -> bool:
+    async def park(self, event: ParkedEvent, /, **options: Any) -> bool:
         if self.refusals:
             self.refusals -= 1
             raise LookupError("it cannot be parked")
-        return await super().park(event, due_in=due_in)
+        return await super().park(event, **options)
 
 
 async def test_an_event_that_cannot_be_parked_is_not_counted_as_killing_processes(engine: AsyncEngine) -> None:
