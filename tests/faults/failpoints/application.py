@@ -56,6 +56,12 @@ class Placed(DistributedEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled(DistributedEvent):
+    event_type: ClassVar[str] = "shop.cancelled"
+    number: str
+
+
+@dataclass(frozen=True, slots=True)
 class Noted(Notification):
     """A notification after the commit of an order named `noted`."""
 
@@ -120,6 +126,12 @@ class Reserve(DistributedEventHandler[Placed]):
             raise ValueError(event.number)
 
 
+class Release(DistributedEventHandler[Cancelled]):
+    """Handles an event that is never published. So the subscription is not paused while a circuit holds all other events."""
+
+    async def handle(self, event: Cancelled) -> None: ...
+
+
 class ShopContainer(containers.DeclarativeContainer):
     config = providers.Configuration(strict=True)
     engine = providers.Resource(open_engine, config.database)
@@ -152,6 +164,7 @@ class ShopContainer(containers.DeclarativeContainer):
     sender = providers.Singleton(RemoteSender, channel, timeout=20.0)
     place = providers.Factory(PlaceHandler, unit_of_work, distributed_events, mediator)
     note = providers.Factory(Note, unit_of_work)
+    release = providers.Factory(Release)
     reserve = providers.Factory(Reserve, unit_of_work, distributed_events, config.repaired)
 
 
