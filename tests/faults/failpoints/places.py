@@ -94,6 +94,8 @@ class TestPlace:
                 await self._work(container.relay(), outbox=0)
             if situation.consumed:
                 await self._work(container.consumer(), parked=len(situation.orders))
+                while (await self.left()).held < situation.held:  # the stop of the consumer has interrupted a probe
+                    await self._work(container.consumer(), held=situation.held)
 
     async def finish(self, name: str) -> None:
         """Finish the remaining work in an application that can handle everything; a failed command is sent again."""

@@ -27,6 +27,7 @@ class Situation:
         delivery: The delivery mode of events.
         later_delays: The pauses before the later tries of the consumer, in seconds.
         circuit_failures: The number of failing events that opens the circuit of the handler.
+        held: How many of the orders' events the circuit holds at the beginning.
         customers: The customer of each order whose customer is not `ada`.
         sent: The number of the order that is placed again after a failed command.
     """
@@ -41,6 +42,7 @@ class Situation:
     delivery: str = "outbox"
     later_delays: tuple[float, ...] = ()
     circuit_failures: int | None = None
+    held: int = 0
     customers: Mapping[str, str] = field(default_factory=dict[str, str])
     sent: str = "1"
 
@@ -119,12 +121,13 @@ SITUATIONS = {
     ),
     "probe": Situation(
         "an event that a circuit holds is the probe, and succeeds",
-        _consume, orders=("broken", "2"), consumed=True, repaired=True, circuit_failures=1, later_delays=(3600.0,),
+        _consume, orders=("broken", "2"), consumed=True, repaired=True, circuit_failures=1, held=1,
+        later_delays=(3600.0,),
     ),
     "let go": Situation(
         "a circuit has closed, and lets its held events go",
         _consume, orders=("broken", "broken too"), customers={"broken too": "eve"},
-        consumed=True, repaired=True, circuit_failures=1, later_delays=(3600.0,),
+        consumed=True, repaired=True, circuit_failures=1, held=2, later_delays=(3600.0,),
     ),
     "replay": Situation(
         "a parked event is replayed after the repair", _replay, orders=("broken",), consumed=True, repaired=True
