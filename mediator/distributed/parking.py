@@ -18,6 +18,8 @@ from mediator.printable import text_of
 Direction = Literal["in", "out"]
 
 _LONGEST_ERROR = 4096
+BEHIND_TEXT: str = "an earlier event of its key is parked"
+"""The text that stands for the error of an event that is parked behind an earlier event of its key."""
 CLAIM_SECONDS: float = 60.0
 """A claimed event is due again after this many seconds, in case the process that claimed the event has died."""
 
@@ -152,7 +154,7 @@ def refused_event(event: CloudEvent, reason: str, error: str, *, sequence: int) 
 
 def behind_its_key(event: ParkedEvent) -> ParkedEvent:
     """Return the form of an event that is parked behind an earlier event of its key. No circuit holds it."""
-    return replace(event, reason=ParkReason.KEY_PARKED, error="an earlier event of its key is parked", held_by=None)
+    return replace(event, reason=ParkReason.KEY_PARKED, error=BEHIND_TEXT, held_by=None)
 
 
 def released_event(parked: ParkedEvent) -> CloudEvent:
@@ -288,7 +290,7 @@ class Parking(ABC):
 
     @abstractmethod
     async def claim(self, consumer: str, /, *, held_by: str | None = None) -> ParkedEvent | None:
-        """Of a consumer's due events, claim the one that became due first; return `None` if no event is due.
+        """Claim and return the event of a consumer that became due first. Return `None` if no event is due.
 
         The claim has a new number (`claim`), and the event becomes due again after `CLAIM_SECONDS`, in case the process
         dies. An event that a transaction has reserved is left out. A claim costs the same however many events wait.

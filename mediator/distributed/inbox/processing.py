@@ -24,7 +24,7 @@ from mediator.distributed.inbox.port import Admission, Inbox
 from mediator.distributed.inbox.retries import RetrySchedule
 from mediator.distributed.inbox.shared_lock import Guard, SharedLock
 from mediator.distributed.inbox.subscription import Delivery
-from mediator.distributed.parking import ParkedEvent, Parking, ParkReason
+from mediator.distributed.parking import BEHIND_TEXT, ParkedEvent, Parking, ParkReason
 from mediator.distributed.shield import alongside, finish, is_own_cancellation
 from mediator.distributed.starts import Start
 from mediator.distributed.unit_of_work import UnitOfWork
@@ -440,7 +440,7 @@ class Processing:
         attempts = self._attempt.number
         text: BaseException | str = "" if error is None else error
         if reason is ParkReason.KEY_PARKED:
-            attempts, text = 0, "an earlier event of its key is parked"
+            attempts, text = 0, BEHIND_TEXT
         elif reason is ParkReason.PROCESS_DIED:
             text = DIED_TEXT
         ordered, tries = self._parts.ordered, int(reason is ParkReason.WAITING)

@@ -1,6 +1,7 @@
 """An application in memory whose handlers run the actions that a test sets."""
 
 import asyncio
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +30,7 @@ from mediator.testing import (
     InMemoryParking,
     InMemoryUnitOfWork,
 )
+from tests.unit.virtual_time import now
 
 TYPE = "shop.order-placed"
 
@@ -131,6 +133,20 @@ class Application:
     def parked(self) -> list[tuple[str, str, int]]:
         """Return the id, the reason and the attempts of each parked event."""
         return [(event.event_id, str(event.reason), event.attempts) for event in self.parking.events]
+
+
+class Steady(random.Random):
+    """A random number generator without jitter."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return (a + b) / 2
+
+
+class VirtualDatabase(InMemoryDatabase):
+    """A database whose clock is the clock of the loop."""
+
+    def now(self) -> float:
+        return now()
 
 
 class Handler(DistributedEventHandler[OrderPlaced]):

@@ -1,7 +1,6 @@
 """While the calls of a handler class fail one after the other, its events are set aside, until a probe succeeds."""
 
 import asyncio
-import random
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -19,26 +18,11 @@ from mediator.distributed.inbox import ParkedReplay
 from mediator.distributed.parking import ParkedEvent, ParkedFilter
 from mediator.errors import DatabaseUnavailableError, FatalEventError, RetryLater, SettingError
 from mediator.registry import Registry
-from mediator.testing import InMemoryDatabase
-from tests.unit.distributed.inbox.application import Application, OrderPlaced, failing
+from tests.unit.distributed.inbox.application import Application, OrderPlaced, Steady, VirtualDatabase, failing
 from tests.unit.virtual_time import in_virtual_time, now
 
 PLACED_AT = datetime(2026, 1, 2, tzinfo=UTC)
 HOURS = 3600.0
-
-
-class Steady(random.Random):
-    """A random number generator without jitter."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return (a + b) / 2
-
-
-class VirtualDatabase(InMemoryDatabase):
-    """A database whose clock is the clock of the loop."""
-
-    def now(self) -> float:
-        return now()
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,6 +523,14 @@ async def test_a_new_process_probes_a_handler_whose_events_another_process_held(
         assert now() - started < 5
 
 
+def _withdrawn(shop: Shop) -> tuple[dict[int, ParkedEvent], dict[int, ParkedEvent]]:
+    """Remove the held events from the table for a while, and return the table and the events."""
+    table, held = shop.database.tables["mediator_parked"], {each.number: each for each in shop.held}
+    for number in held:
+        del table[number]
+    return table, held
+
+
 @in_virtual_time
 async def test_a_process_whose_handler_succeeds_lets_go_the_events_that_another_process_holds() -> None:
     shop = Shop({"later_delays": (10_000.0,)})
@@ -547,10 +539,7 @@ async def test_a_process_whose_handler_succeeds_lets_go_the_events_that_another_
         shop.place(1, 2, 3)
         await shop.settled(8)
     shop.is_up = True
-    held = {each.number: each for each in shop.held}
-    table = shop.database.tables["mediator_parked"]
-    for number in held:
-        del table[number]
+    table, held = _withdrawn(shop)
     async with shop.running(shop.consuming()):
         shop.place(4)
         await shop.settled(9)
@@ -566,10 +555,7 @@ async def test_held_events_are_let_go_also_when_the_last_call_of_the_handler_fai
         shop.place(1, 2, 3)
         await shop.settled(8)
     shop.is_up = True
-    held = {each.number: each for each in shop.held}
-    table = shop.database.tables["mediator_parked"]
-    for number in held:
-        del table[number]
+    table, held = _withdrawn(shop)
     shop.acts[4] = failing(ValueError("poison"))
     async with shop.running(shop.consuming()):
         shop.place(4)

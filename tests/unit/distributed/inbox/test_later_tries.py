@@ -19,26 +19,19 @@ from mediator.distributed.inbox.processing import ALONE_SECONDS
 from mediator.distributed.inbox.shared_lock import Guard, shared_lock_here
 from mediator.distributed.parking import CLAIM_SECONDS, ParkedEvent, ParkedFilter
 from mediator.errors import DatabaseUnavailableError, FatalEventError, ParkedEventBlockedError
-from mediator.testing import InMemoryDatabase
 from mediator.testing.memory import broker as memory_broker
-from tests.unit.distributed.inbox.application import TYPE, Application, OrderPlaced, failing, hanging
+from tests.unit.distributed.inbox.application import (
+    TYPE,
+    Application,
+    OrderPlaced,
+    Steady,
+    VirtualDatabase,
+    failing,
+    hanging,
+)
 from tests.unit.virtual_time import in_virtual_time, now, settle
 
 Act = Callable[[OrderPlaced], Any]
-
-
-class Steady(random.Random):
-    """A random number generator without jitter."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return (a + b) / 2
-
-
-class VirtualDatabase(InMemoryDatabase):
-    """A database whose clock is the clock of the loop."""
-
-    def now(self) -> float:
-        return now()
 
 
 class Patient(Application):
